@@ -1,0 +1,1 @@
+"""Values and rules of model deployment: standard library only, no I/O, clock or environment."""

@@ -1,0 +1,98 @@
+"""Revisions: the numbered, recorded desired state of one model on one target."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+from typing import Any
+
+from deployctl.domain.event import Actor
+from deployctl.domain.names import STABLE, LabelName, ModelName, TargetName, VersionNumber
+
+
+class RevisionState(StrEnum):
+    """PENDING until there is evidence that it serves (SERVING) or cannot (FAILED)."""
+
+    PENDING = "pending"
+    SERVING = "serving"
+    FAILED = "failed"
+
+
+class RevisionKind(StrEnum):
+    """Which verb made the revision."""
+
+    PROMOTE = "promote"
+    ROLLBACK = "rollback"
+
+
+class Routing(StrEnum):
+    """How the clients of a target call: by label, or with neither label nor version (the highest loaded)."""
+
+    LABEL = "label"
+    LATEST = "latest"
+
+
+@dataclass(frozen=True, slots=True)
+class Desired:
+    """What a server should have of one model.
+
+    Attributes:
+        versions: loaded ones, ascending, standby included; () when the model is not served.
+        labels: version by label; each is among `versions`.
+    """
+
+    versions: tuple[VersionNumber, ...] = ()
+    labels: Mapping[LabelName, VersionNumber] = field(default_factory=dict)
+
+    def live(self, routing: Routing) -> VersionNumber | None:
+        """The version that clients reach, or None when nothing is served."""
+        if routing is Routing.LATEST:
+            return max(self.versions, default=None)
+        return self.labels.get(STABLE)
+
+    def standby(self, routing: Routing) -> tuple[VersionNumber, ...]:
+        """Loaded versions that are neither live nor labelled, highest first."""
+        used = {*self.labels.values(), self.live(routing)}
+        return tuple(sorted((version for version in self.versions if version not in used), reverse=True))
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns JSON values; `desired_from_json` gives the same value back."""
+        return {"versions": list(self.versions), "labels": dict(sorted(self.labels.items()))}
+
+
+def desired_from_json(document: Mapping[str, Any]) -> Desired:
+    """Returns what `Desired.to_json` was given."""
+    return Desired(
+        tuple(VersionNumber(version) for version in document["versions"]),
+        {LabelName(label): VersionNumber(version) for label, version in document["labels"].items()},
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Revision:
+    """One revision of `model` on `target`; `number` counts from 1 for each pair.
+
+    Attributes:
+        before: what was desired when it was made.
+        restores: for a rollback, the number of the revision that it returns to.
+        recorded_at: when it became pending.
+        settled_at: when it became serving or failed, None while pending.
+        evidence: JSON values: what showed that it serves, or why it failed.
+    """
+
+    target: TargetName
+    model: ModelName
+    number: int
+    kind: RevisionKind
+    desired: Desired
+    before: Desired
+    state: RevisionState
+    actor: Actor
+    operation: str
+    reason: str
+    recorded_at: datetime
+    settled_at: datetime | None = None
+    restores: int | None = None
+    evidence: Mapping[str, Any] = field(default_factory=dict)

@@ -1,0 +1,290 @@
+"""The error tree: what went wrong, the process exit code, and the command that helps.
+
+    DeployctlError                      exit 1: failed, nothing changed
+    ├── UsageError                      exit 2
+    │   ├── InvalidNameError
+    │   ├── InvalidReferenceError
+    │   ├── SettingsError
+    │   └── InvalidRequestError
+    ├── InvalidModelError               exit 1: the export cannot be published
+    │   ├── NotASavedModelError
+    │   ├── MalformedSavedModelError
+    │   ├── VariablesMissingError
+    │   ├── VariablesTruncatedError
+    │   ├── AssetMissingError
+    │   ├── NoServeMetaGraphError
+    │   ├── NoSignatureError
+    │   ├── UnsafeExportError
+    │   ├── UnreadableExportError
+    │   └── ExportChangedError
+    ├── DiskFullError                   exit 1
+    ├── ManifestError                   exit 1: a published version disagrees with its manifest
+    ├── GateRefusedError                exit 3
+    ├── TimedOutError                   exit 4: outcome unknown
+    ├── RestoredError                   exit 5: failed, the previous revision serves again
+    ├── DegradedError                   exit 6: failed and could not be restored
+    ├── LockedError                     exit 7
+    ├── PreconditionError               exit 8
+    ├── NotFoundError                   exit 9
+    │   ├── ModelNotFoundError
+    │   ├── VersionNotFoundError
+    │   ├── LabelNotFoundError
+    │   ├── TargetNotFoundError
+    │   └── RevisionNotFoundError
+    └── DependencyError                 exit 10: server, engine, store or database unavailable
+        ├── StorageError
+        ├── DatabaseError
+        │   ├── SchemaOutdatedError
+        │   ├── SchemaTooNewError
+        │   └── DatabaseBusyError
+        └── ServerError
+            ├── ServerUnavailableError
+            ├── ServerStartError
+            └── PortTakenError
+
+Every message is one sentence with the offending value; every hint is a command to type.
+"""
+
+from __future__ import annotations
+
+
+class DeployctlError(Exception):
+    """Something failed and nothing changed.
+
+    Attributes:
+        exit_code: what the process exits with; the table is in the reference of the command line.
+        retryable: whether the same call may succeed later with nothing mended.
+        hint: a command to type, or None where no command helps.
+    """
+
+    exit_code = 1
+    retryable = False
+
+    def __init__(self, message: str, *, hint: str | None = None) -> None:
+        super().__init__(message)
+        self.hint = hint
+
+
+class UsageError(DeployctlError):
+    """The words of the command are wrong."""
+
+    exit_code = 2
+
+
+class InvalidNameError(UsageError):
+    """`value` cannot name a `noun`."""
+
+    def __init__(self, noun: str, value: str, rule: str) -> None:
+        super().__init__(f"{value!r} cannot name a {noun}: {rule}")
+
+
+class InvalidReferenceError(UsageError):
+    """`text` is not MODEL@REF."""
+
+    def __init__(self, text: str, reason: str) -> None:
+        super().__init__(f"{text!r} is not a version reference: {reason}", hint="deployctl versions")
+
+
+class SettingsError(UsageError):
+    """A setting is unknown, of the wrong type or out of range."""
+
+
+class InvalidRequestError(UsageError):
+    """A prediction request cannot be read or does not fit the signature."""
+
+
+class InvalidModelError(DeployctlError):
+    """The export at `path` cannot be published."""
+
+    def __init__(self, path: str, reason: str, *, hint: str | None = None) -> None:
+        super().__init__(f"{path} {reason}", hint=hint or f"deployctl inspect {path}")
+        self.path = path
+
+
+class NotASavedModelError(InvalidModelError):
+    """There is no saved_model.pb or saved_model.pbtxt."""
+
+
+class MalformedSavedModelError(InvalidModelError):
+    """saved_model.pb or .pbtxt does not parse."""
+
+
+class VariablesMissingError(InvalidModelError):
+    """The graph restores variables whose index or data file is absent."""
+
+
+class VariablesTruncatedError(InvalidModelError):
+    """A data shard is shorter than its index says, or the index cannot be read."""
+
+
+class AssetMissingError(InvalidModelError):
+    """A listed asset is absent."""
+
+
+class NoServeMetaGraphError(InvalidModelError):
+    """No MetaGraph is tagged `serve`."""
+
+
+class NoSignatureError(InvalidModelError):
+    """The served MetaGraph has no signature that a client could call."""
+
+
+class UnsafeExportError(InvalidModelError):
+    """A symlink leaves the export, or a file is not a regular file."""
+
+
+class UnreadableExportError(InvalidModelError):
+    """A file of the export cannot be read."""
+
+
+class ExportChangedError(InvalidModelError):
+    """A file changed while it was being copied."""
+
+
+class DiskFullError(DeployctlError):
+    """The repository's file system has no room; nothing was published."""
+
+    retryable = True
+
+
+class ManifestError(DeployctlError):
+    """A published version's files disagree with its manifest, or the manifest cannot be read."""
+
+
+class GateRefusedError(DeployctlError):
+    """A gate refused the version; nothing changed."""
+
+    exit_code = 3
+
+
+class TimedOutError(DeployctlError):
+    """A deadline passed and the outcome is unknown."""
+
+    exit_code = 4
+    retryable = True
+
+
+class RestoredError(DeployctlError):
+    """The change failed; the previous revision was restored and verified."""
+
+    exit_code = 5
+
+
+class DegradedError(DeployctlError):
+    """The change failed and the previous revision could not be restored."""
+
+    exit_code = 6
+
+
+class LockedError(DeployctlError):
+    """Another operation holds the lock, or the target is frozen."""
+
+    exit_code = 7
+    retryable = True
+
+
+class PreconditionError(DeployctlError):
+    """What serves is not what `--if-current` expected."""
+
+    exit_code = 8
+
+
+class NotFoundError(DeployctlError):
+    """What was named does not exist."""
+
+    exit_code = 9
+
+
+class ModelNotFoundError(NotFoundError):
+    """The repository has no model of that name."""
+
+    def __init__(self, model: str) -> None:
+        super().__init__(f"there is no model {model!r} in the repository", hint="deployctl versions")
+        self.model = model
+
+
+class VersionNotFoundError(NotFoundError):
+    """`model` has no version that `wanted` names."""
+
+    def __init__(self, model: str, wanted: object) -> None:
+        super().__init__(f"{model} has no version {wanted}", hint=f"deployctl versions {model}")
+        self.model, self.wanted = model, wanted
+
+
+class LabelNotFoundError(NotFoundError):
+    """`label` names no version of `model` on `target`."""
+
+    def __init__(self, model: str, label: str, target: str) -> None:
+        super().__init__(f"{model} has no label {label!r} on {target}", hint=f"deployctl status {target}")
+
+
+class TargetNotFoundError(NotFoundError):
+    """No target of that name is configured."""
+
+    def __init__(self, target: str) -> None:
+        super().__init__(f"there is no target {target!r} in the settings", hint="deployctl config show")
+
+
+class RevisionNotFoundError(NotFoundError):
+    """There is no revision to show or to return to."""
+
+
+class DependencyError(DeployctlError):
+    """A server, engine, store or database is unavailable."""
+
+    exit_code = 10
+    retryable = True
+
+
+class StorageError(DependencyError):
+    """The repository's storage cannot be reached or refuses the action."""
+
+
+class DatabaseError(DependencyError):
+    """The lineage database cannot be reached or refuses the action."""
+
+
+class SchemaOutdatedError(DatabaseError):
+    """The lineage database has an older schema, or none."""
+
+    retryable = False
+
+    def __init__(self, found: str | None, expected: str) -> None:
+        state = f"has schema {found}" if found else "has no schema yet"
+        super().__init__(
+            f"the lineage database {state}, this deployctl needs {expected}", hint="deployctl db upgrade"
+        )
+
+
+class SchemaTooNewError(DatabaseError):
+    """The lineage database was written by a newer deployctl."""
+
+    retryable = False
+
+    def __init__(self, found: str, expected: str) -> None:
+        super().__init__(
+            f"the lineage database has schema {found}, which is newer than this deployctl's {expected}",
+            hint="pip install --upgrade deployctl",
+        )
+
+
+class DatabaseBusyError(DatabaseError):
+    """Another program kept the lineage database locked for longer than the busy timeout."""
+
+
+class ServerError(DependencyError):
+    """The model server refused a call or answered with an error."""
+
+
+class ServerUnavailableError(ServerError):
+    """Nothing answers at the server's address."""
+
+
+class ServerStartError(ServerError):
+    """The server ended, or did not become ready, after it was started."""
+
+
+class PortTakenError(ServerError):
+    """A port that the server needs is in use by another program."""
+
+    retryable = False

@@ -1,0 +1,93 @@
+"""The port to lineage: append events, read the state that they fold to."""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from datetime import datetime
+from collections.abc import Mapping
+
+from deployctl.domain.event import Event, NewEvent
+from deployctl.domain.manifest import Manifest
+from deployctl.domain.names import Digest, ModelName, TargetName, VersionNumber
+from deployctl.domain.revision import Revision
+
+
+@dataclass(frozen=True, slots=True)
+class VersionRecord:
+    """A published version as the registry lists it."""
+
+    model: ModelName
+    version: VersionNumber
+    digest: Digest
+    size_bytes: int
+    file_count: int
+    published_at: datetime
+    published_by: str
+    source: str
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    tags: Mapping[str, str] = field(default_factory=dict)
+
+
+class LineageTransaction(abc.ABC):
+    """One atomic change: all of it is recorded when the block ends, nothing when it raises."""
+
+    @abc.abstractmethod
+    def append(self, event: NewEvent) -> Event:
+        """Appends `event` to the chain and updates the projections that fold it."""
+
+    @abc.abstractmethod
+    def next_revision(self, target: TargetName, model: ModelName) -> int:
+        """Returns the number that the next revision of `model` on `target` takes."""
+
+    @abc.abstractmethod
+    def current(self, target: TargetName, model: ModelName) -> Revision | None:
+        """Returns the newest revision that served, read inside this transaction."""
+
+
+class LineageStore(abc.ABC):
+    """Who did what, when and why.
+
+    Every method raises DatabaseError (DatabaseBusyError, SchemaOutdatedError, SchemaTooNewError) where the
+    database cannot serve it.
+    """
+
+    @abc.abstractmethod
+    def transaction(self) -> AbstractContextManager[LineageTransaction]:
+        """Opens a write transaction that excludes every other writer from its start."""
+
+    @abc.abstractmethod
+    def models(self) -> tuple[ModelName, ...]:
+        """Returns the models with a recorded version, in name order."""
+
+    @abc.abstractmethod
+    def versions(self, model: ModelName | None = None) -> tuple[VersionRecord, ...]:
+        """Returns recorded versions by model name, then ascending version; of one model if it is given."""
+
+    @abc.abstractmethod
+    def manifest(self, model: ModelName, version: VersionNumber) -> Manifest | None:
+        """Returns the recorded manifest, or None."""
+
+    @abc.abstractmethod
+    def current(self, target: TargetName) -> tuple[Revision, ...]:
+        """Returns the newest revision that served, of each model on `target`, in model order."""
+
+    @abc.abstractmethod
+    def pending(self, target: TargetName) -> tuple[Revision, ...]:
+        """Returns the revisions on `target` that are neither serving nor failed, oldest first."""
+
+    @abc.abstractmethod
+    def revisions(self, target: TargetName, model: ModelName, *, limit: int) -> tuple[Revision, ...]:
+        """Returns the newest `limit` revisions of `model` on `target`, newest first."""
+
+    @abc.abstractmethod
+    def history(
+        self, *, model: ModelName | None = None, target: TargetName | None = None, limit: int
+    ) -> Sequence[Event]:
+        """Returns the newest `limit` events that touch `model` and `target`, newest first."""
+
+    @abc.abstractmethod
+    def events(self) -> Iterator[Event]:
+        """Yields every event in order; memory does not grow with their number."""

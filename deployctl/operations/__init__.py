@@ -1,0 +1,1 @@
+"""One verb a file: what publish, promote and rollback mean, wherever they are called from."""

@@ -1,0 +1,1 @@
+"""Minimal wire-compatible protocol buffers of TensorFlow and TensorFlow Serving."""

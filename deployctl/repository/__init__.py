@@ -1,0 +1,1 @@
+"""Version directories: where published models live, and how one becomes visible whole."""

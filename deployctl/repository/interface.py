@@ -1,0 +1,169 @@
+"""The port to a repository of published versions: `<model_base_path>/<model>/<version>/`."""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+
+from deployctl.domain.clock import Observer
+from deployctl.domain.manifest import FileEntry, Manifest, content_digest
+from deployctl.domain.names import Digest, ModelName, VersionNumber
+
+
+class Numbering(StrEnum):
+    """How the next version number is chosen: one more than the highest, or seconds since the epoch."""
+
+    SEQUENTIAL = "sequential"
+    TIMESTAMP = "timestamp"
+
+
+@dataclass(frozen=True, slots=True)
+class StagedVersion:
+    """A copied, hashed and durable export that no server can see yet.
+
+    Attributes:
+        token: the implementation's own name for where it is staged.
+        files: every file, sorted by path.
+    """
+
+    model: ModelName
+    token: str
+    files: tuple[FileEntry, ...]
+
+    @property
+    def digest(self) -> Digest:
+        """The identity that the version will have."""
+        return content_digest(self.files)
+
+
+@dataclass(frozen=True, slots=True)
+class Committed:
+    """Which version holds the staged bytes, and whether this commit made it."""
+
+    manifest: Manifest
+    created: bool
+
+
+@dataclass(frozen=True, slots=True)
+class FileProblem:
+    """A file that disagrees with the manifest: `problem` is "missing", "changed" or "extra"."""
+
+    path: str
+    problem: str
+
+
+@dataclass(frozen=True, slots=True)
+class Stray:
+    """An entry below a model that is no version of ours but that TensorFlow Serving would take for one.
+
+    Attributes:
+        name: the entry's name.
+        problem: e.g. "a file", "empty", "leading zeros".
+    """
+
+    model: ModelName
+    name: str
+    problem: str
+
+
+class ModelRepository(abc.ABC):
+    """Published versions. A version is visible whole or not at all, and never changes.
+
+    Every method raises StorageError where the storage cannot be reached.
+    """
+
+    @abc.abstractmethod
+    def models(self) -> tuple[ModelName, ...]:
+        """Returns the models that have a directory, in name order."""
+
+    @abc.abstractmethod
+    def versions(self, model: ModelName) -> tuple[VersionNumber, ...]:
+        """Returns the committed versions of `model`, ascending; () if it has none."""
+
+    @abc.abstractmethod
+    def manifest(self, model: ModelName, version: VersionNumber) -> Manifest | None:
+        """Returns the manifest, or None for a version that was put there without one.
+
+        Raises:
+            VersionNotFoundError: there is no such version.
+            ManifestError: the manifest cannot be read.
+        """
+
+    @abc.abstractmethod
+    def stage(
+        self, model: ModelName, export: Path, observer: Observer
+    ) -> AbstractContextManager[StagedVersion]:
+        """Copies, hashes and makes durable all of directory `export`; what is not committed is discarded at exit.
+
+        Raises:
+            UnsafeExportError: a symlink leaves the export, a device, socket or FIFO is in it, or a name that
+                could not be restored from a manifest.
+            UnreadableExportError: a file cannot be read.
+            ExportChangedError: a file changed while it was copied.
+            DiskFullError: there is not enough room, before or during the copy.
+        """
+
+    @abc.abstractmethod
+    def commit(
+        self,
+        staged: StagedVersion,
+        describe: Callable[[VersionNumber], Manifest],
+        *,
+        numbering: Numbering,
+        allow_duplicate: bool,
+    ) -> Committed:
+        """Makes the staged bytes visible under the next number, in one step.
+
+        Concurrent publishers get consecutive numbers. Unless `allow_duplicate`, bytes that a version of this
+        model already has are not committed again: that version's manifest comes back.
+        `describe` gives the manifest for the number that was claimed; it may be called more than once.
+        """
+
+    @abc.abstractmethod
+    def adopt(self, manifest: Manifest) -> None:
+        """Records a manifest for a version that stands there without one, without changing its other bytes.
+
+        Raises:
+            VersionNotFoundError: there is no such version.
+            ManifestError: it already has a manifest, of another digest.
+        """
+
+    @abc.abstractmethod
+    def entries(self, model: ModelName, version: VersionNumber, observer: Observer) -> tuple[FileEntry, ...]:
+        """Returns the files that a version has now, hashed, sorted by path, without its manifest.
+
+        Raises:
+            VersionNotFoundError: there is no such version.
+        """
+
+    @abc.abstractmethod
+    def verify(self, manifest: Manifest, observer: Observer) -> tuple[FileProblem, ...]:
+        """Returns where the version's files disagree with its manifest; () when every byte is right."""
+
+    @abc.abstractmethod
+    def local_path(self, model: ModelName, version: VersionNumber) -> Path:
+        """Returns the directory of the version on this machine.
+
+        Raises:
+            VersionNotFoundError: there is no such version.
+        """
+
+    @abc.abstractmethod
+    def base_path(self, model: ModelName) -> Path:
+        """Returns the absolute directory on this machine that a server is given for `model`."""
+
+    @abc.abstractmethod
+    def strays(self) -> tuple[Stray, ...]:
+        """Returns what a server polling the repository would take for versions though it is none of ours."""
+
+    @abc.abstractmethod
+    def leftovers(self) -> tuple[str, ...]:
+        """Returns staged exports whose publisher is gone; `discard_leftovers` removes them."""
+
+    @abc.abstractmethod
+    def discard_leftovers(self) -> tuple[str, ...]:
+        """Removes staged exports whose publisher is gone and returns them."""

@@ -1,0 +1,1 @@
+"""Reads SavedModels with protobuf alone: signatures, ops, variables, assets."""

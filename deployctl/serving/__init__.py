@@ -1,0 +1,1 @@
+"""Targets: places that serve models, and the runtimes that drive them."""

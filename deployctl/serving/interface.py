@@ -1,0 +1,109 @@
+"""The ports to what serves: a target's runtime, and prediction calls to its server."""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from deployctl.domain.names import LabelName, ModelName, VersionNumber
+from deployctl.domain.saved_model import Signature
+from deployctl.domain.serving import Endpoints, ServerState, ServingConfig, VersionStatus
+
+
+@dataclass(frozen=True, slots=True)
+class ServedSpec:
+    """Which servable a call means: by version, by label, or, with neither, the highest loaded version."""
+
+    model: ModelName
+    version: VersionNumber | None = None
+    label: LabelName | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PredictionRequest:
+    """A REST-shaped request: exactly one of `instances` (row) and `inputs` (column) is given.
+
+    Attributes:
+        signature: "" for the default.
+    """
+
+    spec: ServedSpec
+    signature: str = ""
+    instances: list[Any] | None = None
+    inputs: Any = None
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """The server's answer.
+
+    Attributes:
+        version: the version that answered, where the protocol says (gRPC), else None.
+        outputs: JSON values: for row requests a list by instance, for column requests by output name
+            or the one output's value.
+    """
+
+    version: VersionNumber | None
+    outputs: Any
+
+
+class ServingRuntime(abc.ABC):
+    """One target's server: starts it, stops it, tells it what to serve, asks what it serves.
+
+    Every call has a deadline in seconds. Errors: ServerUnavailableError where nothing answers in time,
+    ServerError with the server's own words where it refuses.
+    """
+
+    @abc.abstractmethod
+    def up(self, config: ServingConfig, *, timeout_s: float) -> Endpoints:
+        """Starts the server with `config`, or finds the running one, and returns once it answers for every model.
+
+        A running server is left as it is: `apply` changes what it serves.
+
+        Raises:
+            PortTakenError: another program listens on a port of the target.
+            ServerStartError: the server ended, or was not ready in time; with its last log lines.
+        """
+
+    @abc.abstractmethod
+    def down(self, *, timeout_s: float) -> bool:
+        """Stops the server, letting requests in flight finish; returns whether there was one."""
+
+    @abc.abstractmethod
+    def state(self, *, timeout_s: float) -> ServerState:
+        """Returns what is known of the server; never raises for a server that is down."""
+
+    @abc.abstractmethod
+    def apply(self, config: ServingConfig, *, timeout_s: float) -> None:
+        """Writes `config` to the server's file, then sends the same; returning means accepted, not loaded."""
+
+    @abc.abstractmethod
+    def persist(self, config: ServingConfig) -> None:
+        """Writes `config` to the file that the server starts from, without calling the server."""
+
+    @abc.abstractmethod
+    def statuses(self, model: ModelName, *, timeout_s: float) -> tuple[VersionStatus, ...]:
+        """Returns every version of `model` that the server has seen, descending; () if it knows none."""
+
+    @abc.abstractmethod
+    def answering_version(self, spec: ServedSpec, *, timeout_s: float) -> tuple[VersionNumber, Mapping[str, Signature]]:
+        """Returns which version answers a call to `spec`, and its signatures as the server tells them."""
+
+    @abc.abstractmethod
+    def predict(self, request: PredictionRequest, *, grpc: bool, timeout_s: float) -> Prediction:
+        """Calls the server as a client would, by REST, or by gRPC.
+
+        Raises:
+            InvalidRequestError: the server refused the request as malformed (its own words).
+        """
+
+    @abc.abstractmethod
+    def served_path(self, base_path: Path) -> str:
+        """Returns where the server sees the repository directory `base_path`."""
+
+    @abc.abstractmethod
+    def logs(self, *, lines: int | None, since_s: float | None, follow: bool) -> Iterator[str]:
+        """Yields log lines, oldest first: the last `lines`, those of the last `since_s` seconds, and new ones."""
