@@ -87,7 +87,7 @@ class Manifest:
 
 
 def content_digest(files: Iterable[FileEntry]) -> Digest:
-    """Returns sha256 over `<sha256> <size> <path>\\n` of each file, in path order (paths as UTF-8)."""
+    """Returns sha256 over one line "<sha256> <size> <path>" for each file, in path order (paths as UTF-8)."""
     digest = hashlib.sha256()
     for entry in sorted(files):
         digest.update(f"{entry.sha256} {entry.size} {entry.path}\n".encode("utf-8", "surrogateescape"))
@@ -146,7 +146,11 @@ def signatures_to_json(signatures: Mapping[str, Signature]) -> dict[str, Any]:
 
     def tensors(specs: Mapping[str, TensorSpec]) -> dict[str, Any]:
         return {
-            name: {"dtype": spec.dtype, "shape": None if spec.shape is None else list(spec.shape), "tensor": spec.tensor}
+            name: {
+                "dtype": spec.dtype,
+                "shape": None if spec.shape is None else list(spec.shape),
+                "tensor": spec.tensor,
+            }
             for name, spec in specs.items()
         }
 

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import abc
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from datetime import datetime
-from collections.abc import Mapping
 
 from deployctl.domain.event import Event, NewEvent
 from deployctl.domain.manifest import Manifest
@@ -37,6 +36,10 @@ class LineageTransaction(abc.ABC):
     @abc.abstractmethod
     def append(self, event: NewEvent) -> Event:
         """Appends `event` to the chain and updates the projections that fold it."""
+
+    @abc.abstractmethod
+    def has_version(self, model: ModelName, version: VersionNumber) -> bool:
+        """Returns whether the version is recorded, read inside this transaction."""
 
     @abc.abstractmethod
     def next_revision(self, target: TargetName, model: ModelName) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -48,6 +49,18 @@ class Prediction:
 
     version: VersionNumber | None
     outputs: Any
+
+
+class TargetLock(abc.ABC):
+    """Keeps operations on one target apart. It is let go when its holder's process ends, however it ends."""
+
+    @abc.abstractmethod
+    def hold(self, *, purpose: str, timeout_s: float) -> AbstractContextManager[None]:
+        """Holds the lock while the block runs; `purpose` is shown to whoever waits.
+
+        Raises:
+            LockedError: another operation still held it after `timeout_s` seconds; says who and what for.
+        """
 
 
 class ServingRuntime(abc.ABC):

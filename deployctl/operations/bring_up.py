@@ -1,0 +1,84 @@
+"""Up and down: a target's server runs with what is recorded, or does not run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from deployctl.domain.event import EventKind
+from deployctl.domain.names import TargetName
+from deployctl.domain.serving import Endpoints, ServerCondition
+from deployctl.operations.context import Context
+from deployctl.operations.rollout import CALL_TIMEOUT_S, Rollout
+from deployctl.operations.target import Target
+
+
+@dataclass(frozen=True, slots=True)
+class TargetChange:
+    """What `up` or `down` did.
+
+    Attributes:
+        outcome: "started", "already running", "stopped" or "not running".
+        endpoints: where clients call, or called.
+    """
+
+    target: TargetName
+    outcome: str
+    endpoints: Endpoints
+    duration_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class BringUp:
+    """Starts a target's server with the recorded state of all its models."""
+
+    target: Target
+    context: Context
+
+    def __call__(self, *, timeout_s: float, reason: str = "") -> TargetChange:
+        """Returns once the server answers for every model.
+
+        A server that runs already is left running; one that an interrupted operation left in between is put right.
+
+        Raises:
+            LockedError: another operation works on the target.
+            PortTakenError, ServerStartError: see `ServingRuntime.up`.
+            StorageError: a recorded version's directory is gone.
+        """
+        started = self.context.clock.monotonic()
+        with Rollout(self.target, self.context).locked(f"up {self.target.name}"):
+            was = self.target.runtime.state(timeout_s=CALL_TIMEOUT_S)
+            endpoints = self.target.runtime.up(self.target.recorded_config(), timeout_s=timeout_s)
+            running = was.condition is ServerCondition.READY
+            if not running:
+                _record(self.target, self.context, EventKind.TARGET_STARTED, endpoints, reason)
+        outcome = "already running" if running else "started"
+        return TargetChange(self.target.name, outcome, endpoints, self.context.clock.monotonic() - started)
+
+
+@dataclass(frozen=True, slots=True)
+class TakeDown:
+    """Stops a target's server."""
+
+    target: Target
+    context: Context
+
+    def __call__(self, *, timeout_s: float, reason: str = "") -> TargetChange:
+        """Returns once the server has finished its requests in flight and ended.
+
+        Raises:
+            LockedError: another operation works on the target.
+        """
+        started = self.context.clock.monotonic()
+        with self.target.lock.hold(purpose=f"down {self.target.name}", timeout_s=self.target.lock_timeout_s):
+            endpoints = self.target.runtime.state(timeout_s=CALL_TIMEOUT_S).endpoints
+            stopped = self.target.runtime.down(timeout_s=timeout_s)
+            if stopped:
+                _record(self.target, self.context, EventKind.TARGET_STOPPED, endpoints, reason)
+        outcome = "stopped" if stopped else "not running"
+        return TargetChange(self.target.name, outcome, endpoints, self.context.clock.monotonic() - started)
+
+
+def _record(target: Target, context: Context, kind: EventKind, endpoints: Endpoints, reason: str) -> None:
+    data = {"runtime": target.runtime_name, "rest": endpoints.rest, "grpc": endpoints.grpc}
+    with target.lineage.transaction() as transaction:
+        transaction.append(context.event(kind, target=target.name, reason=reason, data=data))

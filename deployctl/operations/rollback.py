@@ -1,0 +1,157 @@
+"""Rollback: return to what served before, as a new revision."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from deployctl.domain.duration import format_duration
+from deployctl.domain.names import STABLE, ModelName, TargetName, VersionNumber
+from deployctl.domain.revision import Revision, RevisionKind, RevisionState
+from deployctl.domain.transition import last_known_good, restored
+from deployctl.errors import RevisionNotFoundError
+from deployctl.operations.context import Context
+from deployctl.operations.rollout import Change, Rollout, RolloutClass
+from deployctl.operations.target import Target
+
+# Further back than anyone returns without naming the revision.
+_LOOK_BACK = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class RollbackRequest:
+    """Where to go back to: a revision by number, a revision that served `version`, or the last known good."""
+
+    model: ModelName
+    to_revision: int | None = None
+    to_version: VersionNumber | None = None
+    reason: str = ""
+    if_current: int | None = None
+    timeout_s: float = 300.0
+    dry_run: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class RolledBack:
+    """A rollback's outcome.
+
+    Attributes:
+        restores: the number of the revision that it returned to.
+        outcome: "serving", or "planned" in a dry run.
+        rollout_class: how far the bytes were from serving when it started.
+        estimate_s: seconds predicted from this target's history, None without any.
+    """
+
+    model: ModelName
+    target: TargetName
+    version: VersionNumber
+    previous_version: VersionNumber | None
+    revision: int | None
+    restores: int
+    outcome: str
+    rollout_class: RolloutClass
+    estimate_s: float | None
+    duration_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Rollback:
+    """Returns a model on one target to an earlier revision."""
+
+    target: Target
+    context: Context
+
+    def __call__(self, request: RollbackRequest) -> RolledBack:
+        """Rolls back and returns once clients are answered by the earlier version.
+
+        Raises:
+            RevisionNotFoundError: nothing to go back to.
+            VersionNotFoundError, LockedError, PreconditionError, ServerUnavailableError: nothing changed.
+            RestoredError, DegradedError: see `Rollout`.
+        """
+        started = self.context.clock.monotonic()
+        rollout = Rollout(self.target, self.context)
+        with rollout.locked(f"rollback {request.model}"):
+            served = self._served(request.model)
+            goal = self._goal(request, served)
+            current = served[0]
+            version = goal.desired.labels[STABLE]
+            change = Change(
+                model=request.model,
+                version=version,
+                label=STABLE,
+                kind=RevisionKind.ROLLBACK,
+                reason=request.reason,
+                timeout_s=request.timeout_s,
+                if_current=request.if_current,
+                restores=goal.number,
+            )
+            rollout.check_current(change)
+            rollout_class = rollout.classify(request.model, version)
+            estimate_s = estimate(served, rollout_class)
+            previous = current.desired.live(self.target.routing)
+            self._announce(change, previous, rollout_class, estimate_s)
+            revision, outcome = None, "planned"
+            if not request.dry_run:
+                after = restored(
+                    current.desired, goal.desired, routing=self.target.routing, warm_standby=self.target.warm_standby
+                )
+                revision, outcome = rollout(change, current.desired, after).revision, "serving"
+        return RolledBack(
+            model=request.model,
+            target=self.target.name,
+            version=version,
+            previous_version=previous,
+            revision=revision,
+            restores=goal.number,
+            outcome=outcome,
+            rollout_class=rollout_class,
+            estimate_s=estimate_s,
+            duration_s=self.context.clock.monotonic() - started,
+        )
+
+    def _served(self, model: ModelName) -> list[Revision]:
+        revisions = self.target.lineage.revisions(self.target.name, model, limit=_LOOK_BACK)
+        served = [revision for revision in revisions if revision.state is RevisionState.SERVING]
+        if not served:
+            raise RevisionNotFoundError(
+                f"{model} has never served on {self.target.name}", hint=f"deployctl promote {model}@latest"
+            )
+        return served
+
+    def _goal(self, request: RollbackRequest, served: list[Revision]) -> Revision:
+        where = f"{request.model} on {self.target.name}"
+        hint = f"deployctl history {request.model} --target {self.target.name}"
+        candidates = [revision for revision in served if STABLE in revision.desired.labels]
+        if request.to_revision is not None:
+            goal = next((each for each in candidates if each.number == request.to_revision), None)
+            if goal is None:
+                raise RevisionNotFoundError(f"{where} has no revision {request.to_revision} that served", hint=hint)
+            return goal
+        if request.to_version is not None:
+            goal = next((each for each in candidates if each.desired.labels[STABLE] == request.to_version), None)
+            if goal is None:
+                raise RevisionNotFoundError(f"{where} has no revision that served @{request.to_version}", hint=hint)
+            return goal
+        goal = last_known_good(served)
+        if goal is None:
+            raise RevisionNotFoundError(f"{where} has no earlier revision that served another version", hint=hint)
+        return goal
+
+    def _announce(
+        self, change: Change, previous: VersionNumber | None, rollout_class: RolloutClass, estimate_s: float | None
+    ) -> None:
+        about = f", about {format_duration(estimate_s)}" if estimate_s is not None else ""
+        self.context.observer.step(
+            f"{change.model} on {self.target.name}",
+            f"@{previous} -> @{change.version}, revision {change.restores}, {rollout_class.value}{about}",
+        )
+
+
+def estimate(served: list[Revision], rollout_class: RolloutClass) -> float | None:
+    """Returns the median seconds that this target's recorded changes of the same class took, None without any."""
+    seconds = sorted(
+        float(revision.evidence["load_s"]) + float(revision.evidence["switch_s"])
+        for revision in served
+        if revision.evidence.get("class") == rollout_class.value and "switch_s" in revision.evidence
+    )
+    return seconds[len(seconds) // 2] if seconds else None

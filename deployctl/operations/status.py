@@ -1,0 +1,159 @@
+"""Status: what each target serves now, beside what is recorded."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from deployctl.domain.event import Actor
+from deployctl.domain.names import LabelName, ModelName, TargetName, VersionNumber
+from deployctl.domain.revision import Revision, RevisionState
+from deployctl.domain.serving import Endpoints, ServerCondition, ServerState, VersionState, VersionStatus
+from deployctl.domain.transition import last_known_good
+from deployctl.errors import DeployctlError
+from deployctl.operations.rollback import estimate
+from deployctl.operations.rollout import RolloutClass
+from deployctl.operations.target import Target
+
+STATUS_TIMEOUT_S = 3.0
+_LOOK_BACK = 50
+
+
+@dataclass(frozen=True, slots=True)
+class RollbackReadiness:
+    """Where a rollback would go and how far that is."""
+
+    version: VersionNumber
+    rollout_class: RolloutClass
+    estimate_s: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class ModelOnTarget:
+    """One model on one target.
+
+    Attributes:
+        versions: every version that the server has seen, descending; () when it does not answer.
+        drift: differences between the record and the server, one sentence each.
+        interrupted: whether an operation was cut off, so that the record is older than the server.
+    """
+
+    name: ModelName
+    revision: int
+    labels: Mapping[LabelName, VersionNumber]
+    live: VersionNumber | None
+    standby: tuple[VersionNumber, ...]
+    versions: tuple[VersionStatus, ...]
+    since: datetime
+    actor: Actor
+    reason: str
+    rollback: RollbackReadiness | None
+    drift: tuple[str, ...]
+    interrupted: bool
+
+
+@dataclass(frozen=True, slots=True)
+class TargetStatus:
+    """One target; `error` says why its models' states could not be asked for."""
+
+    name: TargetName
+    runtime: str
+    state: ServerCondition
+    endpoints: Endpoints
+    detail: Mapping[str, str]
+    models: tuple[ModelOnTarget, ...]
+    error: str = ""
+
+    @property
+    def healthy(self) -> bool:
+        """Whether the server answers and serves what is recorded."""
+        settled = all(not model.drift and not model.interrupted for model in self.models)
+        return self.state is ServerCondition.READY and not self.error and settled
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """All targets that were asked for, in the order of the settings."""
+
+    targets: tuple[TargetStatus, ...] = field(default=())
+
+    @property
+    def healthy(self) -> bool:
+        """Whether every target is."""
+        return all(target.healthy for target in self.targets)
+
+
+def target_status(target: Target, *, model: ModelName | None = None) -> TargetStatus:
+    """Returns what `target` serves, of one model if it is given; a server that is down is a state, not an error."""
+    state = target.runtime.state(timeout_s=STATUS_TIMEOUT_S)
+    pending = {revision.model for revision in target.lineage.pending(target.name)}
+    models, error = [], ""
+    for revision in target.lineage.current(target.name):
+        if model is not None and revision.model != model:
+            continue
+        statuses: tuple[VersionStatus, ...] = ()
+        if state.condition is ServerCondition.READY:
+            try:
+                statuses = target.runtime.statuses(revision.model, timeout_s=STATUS_TIMEOUT_S)
+            except DeployctlError as failure:
+                error = str(failure)
+        models.append(_on_target(target, revision, state, statuses, interrupted=revision.model in pending))
+    return TargetStatus(
+        name=target.name,
+        runtime=target.runtime_name,
+        state=state.condition,
+        endpoints=state.endpoints,
+        detail=state.detail,
+        models=tuple(models),
+        error=error,
+    )
+
+
+def _on_target(
+    target: Target, revision: Revision, state: ServerState, statuses: tuple[VersionStatus, ...], *, interrupted: bool
+) -> ModelOnTarget:
+    desired = revision.desired
+    available = {status.version for status in statuses if status.state is VersionState.AVAILABLE}
+    ready = state.condition is ServerCondition.READY
+    return ModelOnTarget(
+        name=revision.model,
+        revision=revision.number,
+        labels=desired.labels,
+        live=desired.live(target.routing),
+        standby=desired.standby(target.routing),
+        versions=statuses,
+        since=revision.settled_at or revision.recorded_at,
+        actor=revision.actor,
+        reason=revision.reason,
+        rollback=_readiness(target, revision.model, available),
+        drift=_drift(desired.versions, statuses) if ready else (),
+        interrupted=interrupted,
+    )
+
+
+def _drift(desired: tuple[VersionNumber, ...], statuses: tuple[VersionStatus, ...]) -> tuple[str, ...]:
+    states = {status.version: status for status in statuses}
+    words = []
+    for version in desired:
+        status = states.get(version)
+        if status is None:
+            words.append(f"@{version} is recorded, but the server does not know it")
+        elif status.failed:
+            words.append(f"@{version} failed: {status.error}")
+        elif status.state is not VersionState.AVAILABLE:
+            words.append(f"@{version} is {status.state.name}")
+    loaded = {version for version, status in states.items() if status.state is VersionState.AVAILABLE}
+    words += [f"@{version} is served, but not recorded" for version in sorted(loaded - set(desired))]
+    return tuple(words)
+
+
+def _readiness(target: Target, model: ModelName, available: set[VersionNumber]) -> RollbackReadiness | None:
+    revisions = target.lineage.revisions(target.name, model, limit=_LOOK_BACK)
+    served = [revision for revision in revisions if revision.state is RevisionState.SERVING]
+    goal = last_known_good(served)
+    version = goal.desired.live(target.routing) if goal else None
+    if version is None:
+        return None
+    rollout_class = RolloutClass.HOT if version in available else RolloutClass.WARM
+    return RollbackReadiness(version, rollout_class, estimate(served, rollout_class))

@@ -1,0 +1,67 @@
+"""One target with all that acting on it needs: its server, its record, its rules, and the lock around them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from deployctl.domain.names import ModelName, TargetName
+from deployctl.domain.revision import Desired, Revision, Routing
+from deployctl.domain.serving import ServedModel, ServingConfig
+from deployctl.errors import StorageError
+from deployctl.lineage.interface import LineageStore
+from deployctl.repository.interface import ModelRepository
+from deployctl.serving.interface import ServingRuntime, TargetLock
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A named place that serves.
+
+    Attributes:
+        runtime_name: as in the settings, for the record.
+        warm_standby: how many earlier versions stay loaded after a change.
+        lock_timeout_s: how long to wait for another operation on this target.
+    """
+
+    name: TargetName
+    runtime_name: str
+    runtime: ServingRuntime
+    repository: ModelRepository
+    lineage: LineageStore
+    lock: TargetLock
+    routing: Routing
+    warm_standby: int
+    lock_timeout_s: float
+
+    def recorded(self) -> dict[ModelName, Revision]:
+        """Returns the newest revision that served, by model."""
+        return {revision.model: revision for revision in self.lineage.current(self.name)}
+
+    def config(self, desired: dict[ModelName, Desired]) -> ServingConfig:
+        """Returns what the server is told for `desired`.
+
+        Raises:
+            StorageError: a version directory is gone. It is looked for here because one missing base path keeps
+                TensorFlow Serving from finding versions of any model (tensorflow/serving#2189).
+        """
+        models = []
+        for model, state in sorted(desired.items()):
+            if not state.versions:
+                continue
+            self._check_present(model, state)
+            base_path = self.runtime.served_path(self.repository.base_path(model))
+            models.append(ServedModel(model, base_path, state.versions, state.labels))
+        return ServingConfig(tuple(models))
+
+    def recorded_config(self) -> ServingConfig:
+        """Returns what the server should serve by the record."""
+        return self.config({model: revision.desired for model, revision in self.recorded().items()})
+
+    def _check_present(self, model: ModelName, state: Desired) -> None:
+        missing = set(state.versions) - set(self.repository.versions(model))
+        if missing:
+            raise StorageError(
+                f"{model}@{min(missing)} should be served on {self.name}, but its directory is gone from "
+                f"{self.repository.base_path(model)}",
+                hint=f"deployctl status {self.name}",
+            )
