@@ -19,12 +19,14 @@
     │   └── ExportChangedError
     ├── DiskFullError                   exit 1
     ├── ManifestError                   exit 1: a published version disagrees with its manifest
+    ├── VersionNumbersExhaustedError    exit 1
     ├── GateRefusedError                exit 3
     ├── TimedOutError                   exit 4: outcome unknown
     ├── RestoredError                   exit 5: failed, the previous revision serves again
     ├── DegradedError                   exit 6: failed and could not be restored
     ├── LockedError                     exit 7
     ├── PreconditionError               exit 8
+    │   └── ConcurrentChangeError
     ├── NotFoundError                   exit 9
     │   ├── ModelNotFoundError
     │   ├── VersionNotFoundError
@@ -36,9 +38,11 @@
         ├── DatabaseError
         │   ├── SchemaOutdatedError
         │   ├── SchemaTooNewError
-        │   └── DatabaseBusyError
+        │   ├── DatabaseBusyError
+        │   └── DatabaseCorruptError
         └── ServerError
             ├── ServerUnavailableError
+            ├── ServerRefusedError
             ├── ServerStartError
             └── PortTakenError
 
@@ -151,6 +155,13 @@ class ManifestError(DeployctlError):
     """A published version's files disagree with its manifest, or the manifest cannot be read."""
 
 
+class VersionNumbersExhaustedError(DeployctlError):
+    """`model` holds a version, or a stray entry, with the highest number that a server can read."""
+
+    def __init__(self, model: str, highest: int) -> None:
+        super().__init__(f"{model} has no version number left above {highest}", hint="deployctl doctor")
+
+
 class GateRefusedError(DeployctlError):
     """A gate refused the version; nothing changed."""
 
@@ -187,6 +198,19 @@ class PreconditionError(DeployctlError):
     """What serves is not what `--if-current` expected."""
 
     exit_code = 8
+
+
+class ConcurrentChangeError(PreconditionError):
+    """Another operation made revision `number` of `model` on `target` first."""
+
+    retryable = True
+
+    def __init__(self, target: str, model: str, number: int) -> None:
+        super().__init__(
+            f"revision {number} of {model} on {target} was made by another operation meanwhile",
+            hint=f"deployctl history {model} --target {target}",
+        )
+        self.target, self.model, self.number = target, model, number
 
 
 class NotFoundError(DeployctlError):
@@ -272,6 +296,20 @@ class DatabaseBusyError(DatabaseError):
     """Another program kept the lineage database locked for longer than the busy timeout."""
 
 
+class DatabaseCorruptError(DatabaseError):
+    """The lineage database is damaged, is no database, or holds an event that cannot be read.
+
+    Attributes:
+        sequence: the event that cannot be read, None where the file itself is damaged.
+    """
+
+    retryable = False
+
+    def __init__(self, message: str, *, sequence: int | None = None) -> None:
+        super().__init__(message, hint="deployctl doctor")
+        self.sequence = sequence
+
+
 class ServerError(DependencyError):
     """The model server refused a call or answered with an error."""
 
@@ -280,8 +318,22 @@ class ServerUnavailableError(ServerError):
     """Nothing answers at the server's address."""
 
 
+class ServerRefusedError(ServerError):
+    """The server at `address` answered with an error: its status code's name ("NOT_FOUND") and its own words."""
+
+    retryable = False
+
+    def __init__(self, address: str, code: str, words: str) -> None:
+        super().__init__(f"the model server at {address} refused: {words}")
+        self.code, self.words = code, words
+
+
 class ServerStartError(ServerError):
-    """The server ended, or did not become ready, after it was started."""
+    """The server ended, or was not ready in time, after it was started; `log` holds its last lines, oldest first."""
+
+    def __init__(self, message: str, *, log: tuple[str, ...] = (), hint: str | None = None) -> None:
+        super().__init__("\n".join((message, *(f"  {line}" for line in log))), hint=hint)
+        self.log = log
 
 
 class PortTakenError(ServerError):

@@ -94,9 +94,7 @@ class ModelRepository(abc.ABC):
         """
 
     @abc.abstractmethod
-    def stage(
-        self, model: ModelName, export: Path, observer: Observer
-    ) -> AbstractContextManager[StagedVersion]:
+    def stage(self, model: ModelName, export: Path, observer: Observer) -> AbstractContextManager[StagedVersion]:
         """Copies, hashes and makes durable all of directory `export`; what is not committed is discarded at exit.
 
         Raises:
