@@ -70,6 +70,7 @@ class MetaGraph:
         assets: file names below `assets/`, sorted.
         tensorflow_version: the version that wrote it, "" if unrecorded.
         stripped_default_attrs: as recorded by the writer.
+        restored_keys: the keys of the checkpoint that loading reads, sorted, as far as they are constants.
     """
 
     tags: tuple[str, ...]
@@ -82,6 +83,7 @@ class MetaGraph:
     tensorflow_version: str
     tensorflow_git_version: str = ""
     stripped_default_attrs: bool = False
+    restored_keys: tuple[str, ...] = ()
 
     @property
     def ops(self) -> Mapping[str, int]:
@@ -109,7 +111,7 @@ class SavedModel:
         format: "pb" or "pbtxt".
         schema_version: `saved_model_schema_version`.
         meta_graphs: in file order.
-        checkpoint: what `variables/` holds by its index, None when there is no index.
+        checkpoint: what `variables/` holds by its index, by key; None when there is no index that can be read.
     """
 
     format: str

@@ -32,4 +32,5 @@ class SavedModelReader(abc.ABC):
             VariablesMissingError: variables are restored, but the index or a data shard is absent.
             VariablesTruncatedError: the index cannot be read, or a shard is shorter than the index says.
             AssetMissingError: a listed asset is absent.
+            UnsafeExportError: the name of a listed asset leads out of `assets/`.
         """

@@ -1,0 +1,152 @@
+"""A cursor over protocol-buffer wire format that skips what is not asked for.
+
+A graph may hold hundreds of megabytes of constants. Parsing them with protobuf copies them; walking the
+format (https://protobuf.dev/programming-guides/encoding/) steps over them, and pages of a mapped file that are
+stepped over are never read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5
+# A varint holds at most 64 bits, 7 to a byte.
+_LONGEST_VARINT = 10
+_LARGEST_TAG = (1 << 32) - 1
+
+
+class WireError(ValueError):
+    """The bytes are not wire format, or a field has another type than the message says."""
+
+
+class Field(NamedTuple):
+    """One field of a message.
+
+    Attributes:
+        number: the field's number in the .proto file.
+        wire_type: VARINT, FIXED64, BYTES or FIXED32.
+        start: where its tag begins.
+        value: the number itself for VARINT, else where the value begins.
+        stop: the end of the field, not included.
+    """
+
+    number: int
+    wire_type: int
+    start: int
+    value: int
+    stop: int
+
+    def content(self) -> tuple[int, int]:
+        """Where the bytes of a string, bytes or message field begin and end.
+
+        Raises:
+            WireError: the field is a number.
+        """
+        if self.wire_type != BYTES:
+            raise WireError(f"field {self.number} at byte {self.start} has wire type {self.wire_type}, not {BYTES}")
+        return self.value, self.stop
+
+
+def varint(data: memoryview, position: int, end: int) -> tuple[int, int]:
+    """Returns the unsigned varint at `position` and where it ends.
+
+    Raises:
+        WireError: it does not end before `end`, or is longer than ten bytes.
+    """
+    result = shift = 0
+    for at in range(position, min(end, position + _LONGEST_VARINT)):
+        byte = data[at]
+        result |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            return result, at + 1
+        shift += 7
+    raise WireError(f"the number at byte {position} does not end")
+
+
+def fields(data: memoryview, start: int, end: int) -> Iterator[Field]:
+    """Yields the fields of the message in data[start:end], in file order.
+
+    Raises:
+        WireError: the bytes are not wire format, a field goes past `end`, or there is a group (a feature of
+            proto2 that no file of TensorFlow uses).
+    """
+    position = start
+    while position < end:
+        begin = position
+        tag, position = varint(data, position, end)
+        number, wire_type = tag >> 3, tag & 7
+        if not 8 <= tag <= _LARGEST_TAG:
+            raise WireError(f"there is no field tag at byte {begin}")
+        if wire_type == BYTES:
+            length, value = varint(data, position, end)
+            position = value + length
+        elif wire_type == VARINT:
+            value, position = varint(data, position, end)
+        elif wire_type in (FIXED32, FIXED64):
+            value, position = position, position + (8 if wire_type == FIXED64 else 4)
+        else:
+            raise WireError(f"field {number} at byte {begin} has wire type {wire_type}")
+        if position > end:
+            raise WireError(f"field {number} at byte {begin} goes {position - end} bytes past its message")
+        yield Field(number, wire_type, begin, value, position)
+
+
+def messages(data: memoryview, start: int, end: int, number: int) -> Iterator[tuple[int, int]]:
+    """Yields where each value of the message field `number` begins and ends.
+
+    Raises:
+        WireError: as `fields`, or a value of the field is a number.
+    """
+    for found in fields(data, start, end):
+        if found.number == number:
+            yield found.content()
+
+
+def last_bytes(data: memoryview, start: int, end: int, number: int) -> tuple[int, int]:
+    """Returns where the value of the string field `number` begins and ends; an empty range if unset.
+
+    The last one wins, as in protobuf: taking the first would let a file show one op to a checker and another
+    to TensorFlow. It does the work of `fields` without its objects, since it runs once for every node.
+
+    Raises:
+        WireError: as `fields`, or the field is a number.
+    """
+    wanted = number << 3 | BYTES
+    found = (start, start)
+    position = start
+    try:
+        while position < end:
+            tag = data[position]
+            position += 1
+            if tag >= 0x80:
+                tag, position = varint(data, position - 1, end)
+            if tag & 7 == BYTES and 8 <= tag <= _LARGEST_TAG:
+                length = data[position]
+                position += 1
+                if length >= 0x80:
+                    length, position = varint(data, position - 1, end)
+                if tag == wanted:
+                    found = (position, position + length)
+                position += length
+            else:
+                position = _skip_number(data, position, end, tag, number)
+    except IndexError:
+        raise WireError(f"the message at byte {start} goes past the end of the file") from None
+    if position > end:
+        raise WireError(f"a field of the message at byte {start} goes {position - end} bytes past it")
+    return found
+
+
+def _skip_number(data: memoryview, position: int, end: int, tag: int, wanted: int) -> int:
+    """Returns the end of the number that follows `tag`."""
+    if not 8 <= tag <= _LARGEST_TAG or tag >> 3 == wanted:
+        raise WireError(f"field {tag >> 3} before byte {position} has wire type {tag & 7}")
+    match tag & 7:
+        case 0:
+            return varint(data, position, end)[1]
+        case 1:
+            return position + 8
+        case 5:
+            return position + 4
+    raise WireError(f"field {tag >> 3} before byte {position} has wire type {tag & 7}")
