@@ -195,8 +195,15 @@ class _Handle:
                 select.select([], [], [], _LONGEST_POLL_S)
             ended = not alive
         if ended:
-            reap(self.child.pid)
+            self._reap()
         return ended
+
+    def _reap(self) -> None:
+        if self.descriptor is None:
+            reap(self.child.pid)
+            return
+        with contextlib.suppress(ChildProcessError):
+            os.waitid(os.P_PIDFD, self.descriptor, os.WEXITED | os.WNOHANG)
 
 
 @contextlib.contextmanager

@@ -40,8 +40,8 @@ def render(config: ServingConfig) -> str:
     models = normal(config).models
     if not models:
         return f"{_HEADER}model_config_list {{}}\n"
-    lines = [line for model in models for line in _model_lines(model)]
-    return f"{_HEADER}model_config_list {{\n{''.join(f'  {line}\n' for line in lines)}}}\n"
+    lines = ["model_config_list {", *(f"  {line}" for model in models for line in _model_lines(model)), "}"]
+    return _HEADER + "".join(f"{line}\n" for line in lines)
 
 
 def parse(text: str) -> ServingConfig:
@@ -75,7 +75,7 @@ def to_proto(config: ServingConfig) -> serving_pb2.ModelServerConfig:
             name=model.name, base_path=model.base_path, model_platform=PLATFORM
         )
         entry.model_version_policy.specific.versions.extend(model.versions)
-        entry.version_labels.update(model.labels)
+        entry.version_labels.update({str(label): int(version) for label, version in model.labels.items()})
     return message
 
 

@@ -1,10 +1,19 @@
-"""Small files that another program reads while they are replaced."""
+"""Small files that several programs use at once: replaced whole, or held as a lock."""
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import os
 import tempfile
+import threading
+import time
+from collections.abc import Iterator
 from pathlib import Path
+
+from deployctl.errors import LockedError
+
+_POLL_S = 0.02
 
 
 def write_durably(path: Path, text: str) -> None:
@@ -30,3 +39,37 @@ def write_durably(path: Path, text: str) -> None:
         os.fsync(directory)
     finally:
         os.close(directory)
+
+
+@contextlib.contextmanager
+def file_lock(path: Path, *, purpose: str, timeout_s: float) -> Iterator[None]:
+    """Holds the flock(2) of `path` while the block runs; `purpose` is told to whoever waits in vain.
+
+    Raises:
+        LockedError: another process, or another thread, still held it after `timeout_s` seconds.
+    """
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        if not _acquired(descriptor, timeout_s=timeout_s):
+            found = os.pread(descriptor, 500, 0).decode(errors="replace") or "another process"
+            raise LockedError(f"{found} holds {path}, still after {timeout_s:g} s", hint="deployctl status")
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, f"process {os.getpid()} ({purpose})".encode(), 0)
+        yield
+    finally:
+        # The file stays: removing it would let two processes lock two files of one name.
+        os.close(descriptor)
+
+
+def _acquired(descriptor: int, *, timeout_s: float) -> bool:
+    deadline = time.monotonic() + timeout_s
+    pause = threading.Event()
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() >= deadline:
+                return False
+            pause.wait(_POLL_S)
+        else:
+            return True

@@ -101,7 +101,7 @@ class ModelService:
             self.get_model_status(ModelName("-"), timeout_s=timeout_s)
         except ServerRefusedError as error:
             # Something else that speaks gRPC has no such method.
-            return error.code != grpc.StatusCode.UNIMPLEMENTED.name
+            return error.code != "UNIMPLEMENTED"
         except ServerUnavailableError:
             return False
         return True
@@ -114,7 +114,7 @@ class ModelService:
                 response = self._get_model_status(request, timeout=timeout_s)
         except ServerRefusedError as error:
             # A configured model has no version yet, or the server does not know the name: it says the same of both.
-            if error.code == grpc.StatusCode.NOT_FOUND.name:
+            if error.code == "NOT_FOUND":
                 return ()
             raise
         statuses = (_version_status(status) for status in response.model_version_status)
@@ -189,7 +189,7 @@ def dtype_name(dtype: int) -> str:
     """Returns TensorFlow's name (`tf.DType.name`) for a value of the DataType enum, even one unknown here."""
     if dtype not in tensor_pb2.DataType.values():
         return f"dtype {dtype}"
-    name = tensor_pb2.DataType.Name(tensor_pb2.DataType.ValueType(dtype))
+    name = tensor_pb2.DataType.Name(dtype)
     return _DTYPE_NAMES.get(name, name.removeprefix("DT_").lower())
 
 
@@ -205,13 +205,12 @@ def _translated(address: str, error: grpc.RpcError, *, timeout_s: float) -> Serv
 
 
 def _version_status(status: serving_pb2.ModelVersionStatus) -> VersionStatus:
-    known = status.state in set(VersionState)
+    state = int(status.state)
     error = status.status.error_message
     if status.status.error_code and not error:
         error = serving_pb2.Code.Name(status.status.error_code)
-    return VersionStatus(
-        VersionNumber(status.version), VersionState(status.state) if known else VersionState.UNKNOWN, error
-    )
+    known = state in VersionState.__members__.values()
+    return VersionStatus(VersionNumber(status.version), VersionState(state if known else 0), error)
 
 
 def _signature(definition: saved_model_pb2.SignatureDef) -> Signature:
@@ -227,5 +226,3 @@ def _tensor_spec(info: saved_model_pb2.TensorInfo) -> TensorSpec:
     shape = info.tensor_shape
     sizes = None if shape.unknown_rank else tuple(None if axis.size < 0 else axis.size for axis in shape.dim)
     return TensorSpec(dtype_name(info.dtype), sizes, info.name)
-
-

@@ -104,9 +104,7 @@ def _post(endpoint: str, path: str, body: bytes, *, timeout_s: float) -> tuple[i
         response = connection.getresponse()
         return response.status, response.read()
     except TimeoutError as error:
-        raise ServerUnavailableError(
-            f"the model server at {endpoint} did not answer within {timeout_s:g} s"
-        ) from error
+        raise ServerUnavailableError(f"the model server at {endpoint} did not answer within {timeout_s:g} s") from error
     except (OSError, http.client.HTTPException) as error:
         raise ServerUnavailableError(f"nothing answers at {endpoint}: {error}") from error
     finally:
@@ -188,7 +186,9 @@ def _rows(outputs: Mapping[str, tensor_pb2.TensorProto]) -> list[Any]:
 
     counts = {shape_of(tensor)[:1] for tensor in outputs.values()}
     if len(counts) != 1 or () in counts:
-        raise InvalidRequestError("the outputs do not have one row for each instance: ask with inputs (columns) instead")
+        raise InvalidRequestError(
+            "the outputs do not have one row for each instance: ask with inputs (columns) instead"
+        )
     columns = {name: from_tensor(name, tensor) for name, tensor in sorted(outputs.items())}
     if len(columns) == 1:
         rows: list[Any] = next(iter(columns.values()))

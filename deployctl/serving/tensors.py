@@ -35,7 +35,7 @@ class _Kind:
         accepts: the exact JSON types that an element may have; `bool` is not a number here.
     """
 
-    enum: tensor_pb2.DataType.ValueType
+    enum: tensor_pb2.DataType
     code: str
     field: str
     accepts: tuple[type, ...]
@@ -219,4 +219,3 @@ def _nested(elements: list[Any], shape: tuple[int, ...]) -> Any:
 
 def _empty(shape: tuple[int, ...]) -> Any:
     return [_empty(shape[1:]) for _ in range(shape[0])] if shape else None
-
