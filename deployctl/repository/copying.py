@@ -146,6 +146,7 @@ def _copy_file(tree: Tree, root: int, file: FoundFile, destination: Path, work: 
             else:
                 size, sha256 = _digest(source, target, tree, file, work)
             _refuse_change(tree, file, os.fstat(source), size)
+            start_writeback(target, 0, 0)
         finally:
             os.close(target)
     return FileEntry(file.path, size, sha256)

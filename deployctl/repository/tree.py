@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from dataclasses import dataclass, field
@@ -126,7 +127,10 @@ class _Walk:
         except (FileNotFoundError, NotADirectoryError):
             self._refuse(path, "is a symlink to nothing")
         except OSError as error:
-            self._unreadable(path, error)
+            if error.errno == errno.ELOOP:
+                self._refuse(path, "is a symlink that leads back to itself")
+            else:
+                self._unreadable(path, error)
         else:
             self._classify(path, real, status, above)
 
