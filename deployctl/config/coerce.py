@@ -96,8 +96,8 @@ def _choice(key: str, kind: type[Enum], value: str, where: str) -> Enum:
 
 
 def _in_range(key: str, value: Any, where: str) -> Any:
-    if key.endswith("_port") and not 1 <= value <= 65535:
-        raise SettingsError(f"{key} = {value} in {where} is not a port from 1 to 65535")
+    if key.endswith("_port") and not 0 <= value <= 65535:
+        raise SettingsError(f"{key} = {value} in {where} is not a port from 0 to 65535")
     if isinstance(value, int | float) and value < 0:
         raise SettingsError(f"{key} = {value} in {where} is negative")
     return value

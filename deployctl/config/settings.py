@@ -67,8 +67,8 @@ class TargetSettings:
         default=Routing.LABEL,
     )
     host: str = setting("Address that the server listens on.", default="127.0.0.1")
-    rest_port: int = setting("Port of the REST API.", default=8501)
-    grpc_port: int = setting("Port of the gRPC API.", default=8500)
+    rest_port: int = setting("Port of the REST API; 0 takes a free one at each start.", default=8501)
+    grpc_port: int = setting("Port of the gRPC API; 0 takes a free one at each start.", default=8500)
     warm_standby: int = setting(
         "How many earlier versions stay loaded after a promotion, for a rollback without loading.", default=1
     )

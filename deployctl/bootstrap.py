@@ -1,0 +1,141 @@
+"""The composition root: settings become operations. Implementations are imported where they are made."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, assert_never
+
+from deployctl.config.settings import RuntimeName, Settings, TargetSettings
+from deployctl.domain.clock import Observer
+from deployctl.domain.names import TargetName
+from deployctl.errors import SettingsError, TargetNotFoundError
+from deployctl.operations.context import Context
+from deployctl.operations.target import Target
+from deployctl.system import SystemClock, find_actor, new_operation
+
+if TYPE_CHECKING:
+    from deployctl.lineage.store import SqlLineageStore
+    from deployctl.repository.interface import ModelRepository
+    from deployctl.savedmodel.interface import SavedModelReader
+    from deployctl.serving.interface import ServingRuntime, TargetLock
+
+
+class Deployment:
+    """One process's use of deployctl under one set of settings; what is not used is not made."""
+
+    def __init__(self, settings: Settings, observer: Observer) -> None:
+        self.settings = settings
+        clock = SystemClock()
+        actor = find_actor(os.environ, ["deployctl", *sys.argv[1:]])
+        self.context = Context(actor, new_operation(clock.now()), clock, observer)
+
+    @cached_property
+    def repository(self) -> ModelRepository:
+        """The repository under `model_base_path`."""
+        from deployctl.repository.local import LocalModelRepository
+
+        return LocalModelRepository(self.settings.model_base_path, self.context.clock)
+
+    @cached_property
+    def reader(self) -> SavedModelReader:
+        """The reader of SavedModels."""
+        from deployctl.savedmodel.reader import ProtobufSavedModelReader
+
+        return ProtobufSavedModelReader()
+
+    @cached_property
+    def lineage_url(self) -> str:
+        """The lineage database's URL with an absolute path."""
+        return absolute_sqlite_url(self.settings.lineage.url, self.settings.root)
+
+    @cached_property
+    def lineage(self) -> SqlLineageStore:
+        """The lineage database."""
+        from deployctl.lineage.store import SqlLineageStore
+
+        return SqlLineageStore(self.lineage_url, busy_timeout_s=self.settings.lineage.busy_timeout_s)
+
+    def target_name(self, name: str | None) -> TargetName:
+        """Returns the target that is meant: the named one, the default, or the first.
+
+        Raises:
+            TargetNotFoundError: no target of that name is set.
+            SettingsError: no target is set at all.
+        """
+        targets = self.settings.targets
+        wanted = name or os.environ.get("DEPLOYCTL_TARGET") or self.settings.default_target
+        if wanted:
+            if wanted not in targets:
+                raise TargetNotFoundError(wanted)
+            return TargetName(wanted)
+        if not targets:
+            raise SettingsError("the settings have no target", hint="deployctl config show")
+        return next(iter(targets))
+
+    def target(self, name: str | None) -> Target:
+        """Returns the named target, or the one that is meant without a name; see `target_name`."""
+        target = self.target_name(name)
+        settings = self.settings.targets[target]
+        return Target(
+            name=target,
+            runtime_name=settings.runtime.value,
+            runtime=self.runtime(target, settings),
+            repository=self.repository,
+            lineage=self.lineage,
+            lock=self._lock(target),
+            routing=settings.routing,
+            warm_standby=settings.warm_standby,
+            lock_timeout_s=settings.lock_timeout_s,
+        )
+
+    def runtime(self, target: TargetName, settings: TargetSettings) -> ServingRuntime:
+        """Returns what runs the target's server."""
+        match settings.runtime:
+            case RuntimeName.PROCESS:
+                from deployctl.serving.process import ProcessOptions, ProcessRuntime
+
+                return ProcessRuntime(
+                    ProcessOptions(
+                        target=target,
+                        host=settings.host,
+                        rest_port=settings.rest_port,
+                        grpc_port=settings.grpc_port,
+                        state_dir=self.settings.state_path,
+                        extra_args=settings.server_args,
+                    )
+                )
+            case _:
+                assert_never(settings.runtime)
+
+    def _lock(self, target: TargetName) -> TargetLock:
+        from deployctl.serving.lock import FileTargetLock
+
+        return FileTargetLock(self.settings.state_path / target / "operation.lock", self.context.actor)
+
+    def close(self) -> None:
+        """Closes what was opened."""
+        if "lineage" in self.__dict__:
+            self.lineage.close()
+
+
+@contextmanager
+def opened(settings: Settings, observer: Observer) -> Iterator[Deployment]:
+    """Opens deployctl under `settings` while the block runs."""
+    deployment = Deployment(settings, observer)
+    try:
+        yield deployment
+    finally:
+        deployment.close()
+
+
+def absolute_sqlite_url(url: str, root: Path) -> str:
+    """Returns `url` with a relative SQLite path made absolute below `root`; other URLs as they are."""
+    prefix, separator, path = url.partition(":///")
+    if not separator or not prefix.startswith("sqlite") or not path or path.startswith((":memory:", "file:")):
+        return url
+    return f"{prefix}:///{root / path}"

@@ -1,0 +1,88 @@
+"""Commands about targets' servers: up, down, logs."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from deployctl.cli.options import Output, OutputOption, ReasonOption, TargetArgument, TimeoutOption, session
+from deployctl.cli.render import write, write_json
+from deployctl.domain.duration import parse_duration
+
+if TYPE_CHECKING:
+    from deployctl.operations.bring_up import TargetChange
+
+
+def register(app: typer.Typer) -> None:
+    """Adds the commands to `app`."""
+    for command in (up, down, logs):
+        app.command()(command)
+
+
+def up(
+    context: typer.Context,
+    target: TargetArgument = None,
+    reason: ReasonOption = "",
+    timeout: TimeoutOption = None,
+    output: OutputOption = Output.TABLE,
+) -> None:
+    """Start a target's server with what is recorded for it; a running one is left running."""
+    from deployctl.operations.bring_up import BringUp
+
+    with session(context).open() as deployment:
+        place = deployment.target(target)
+        usual_s = deployment.settings.targets[place.name].start_timeout_s
+        timeout_s = parse_duration(timeout) if timeout else usual_s
+        change = BringUp(place, deployment.context)(timeout_s=timeout_s, reason=reason)
+    if output is Output.TABLE:
+        rest, grpc = change.endpoints.rest, change.endpoints.grpc
+        state = "ready" if change.outcome == "started" else f"ready ({change.outcome})"
+        write(f"{change.target}   {state}   REST {rest}   gRPC {grpc}   {change.duration_s:.1f} s")
+    else:
+        _write_change("up", change, output)
+
+
+def down(
+    context: typer.Context,
+    target: TargetArgument = None,
+    reason: ReasonOption = "",
+    timeout: TimeoutOption = None,
+    output: OutputOption = Output.TABLE,
+) -> None:
+    """Stop a target's server, letting requests in flight finish."""
+    from deployctl.operations.bring_up import TakeDown
+
+    with session(context).open() as deployment:
+        place = deployment.target(target)
+        usual_s = deployment.settings.targets[place.name].stop_timeout_s
+        timeout_s = parse_duration(timeout) if timeout else usual_s
+        change = TakeDown(place, deployment.context)(timeout_s=timeout_s, reason=reason)
+    if output is Output.TABLE:
+        write(f"{change.target}   {change.outcome}   {change.duration_s:.1f} s")
+    else:
+        _write_change("down", change, output)
+
+
+def logs(
+    context: typer.Context,
+    target: TargetArgument = None,
+    lines: Annotated[int, typer.Option("--lines", "-n", min=0, help="How many lines, counted from the end.")] = 100,
+    since: Annotated[str | None, typer.Option(help="Only lines of the last, such as 1m.")] = None,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on with new lines until interrupted.")] = False,
+) -> None:
+    """Print the server's log."""
+    with session(context).open() as deployment:
+        runtime = deployment.target(target).runtime
+        since_s = parse_duration(since) if since else None
+        for line in runtime.logs(lines=None if since else lines, since_s=since_s, follow=follow):
+            write(line)
+
+
+def _write_change(noun: str, change: TargetChange, output: Output) -> None:
+    if output is Output.NAME:
+        write(change.target)
+        return
+    endpoints = {"rest": change.endpoints.rest, "grpc": change.endpoints.grpc}
+    document: dict[str, Any] = {"target": change.target, "outcome": change.outcome}
+    write_json(noun, document | {"endpoints": endpoints, "duration_s": change.duration_s})

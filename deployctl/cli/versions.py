@@ -1,0 +1,368 @@
+"""Commands about versions in the repository: publish, versions, show, diff, verify, adopt, inspect."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from deployctl.cli import completion
+from deployctl.cli.options import (
+    DryRunOption,
+    ModelArgument,
+    OptionalModelArgument,
+    Output,
+    OutputOption,
+    ReasonOption,
+    ReferenceArgument,
+    TargetOption,
+    session,
+)
+from deployctl.cli.render import short_digest, short_time, size, style, write, write_json, write_table
+from deployctl.errors import ManifestError, UsageError
+
+if TYPE_CHECKING:
+    from deployctl.bootstrap import Deployment
+    from deployctl.domain.comparison import Change
+    from deployctl.operations.compare import VersionDetail
+
+ExportArgument = Annotated[Path, typer.Argument(metavar="EXPORT", help="SavedModel directory.")]
+PairsOption = Annotated[list[str] | None, typer.Option(metavar="NAME=VALUE", help="Repeatable.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Adds the commands to `app`."""
+    for command in (publish, versions, show, diff, verify, adopt, inspect):
+        app.command()(command)
+
+
+def publish(
+    context: typer.Context,
+    export: ExportArgument,
+    model: Annotated[
+        str | None,
+        typer.Option(help="Model name; default: the export directory's name.", autocompletion=completion.models),
+    ] = None,
+    metric: Annotated[list[str] | None, typer.Option(metavar="NAME=NUMBER", help="A metric; repeatable.")] = None,
+    tag: Annotated[list[str] | None, typer.Option(metavar="NAME=VALUE", help="A tag; repeatable.")] = None,
+    dataset: Annotated[
+        list[str] | None, typer.Option(metavar="NAME=DIGEST", help="A data set it was trained on; repeatable.")
+    ] = None,
+    run: Annotated[str, typer.Option(help="The training run's id or URL.")] = "",
+    code: Annotated[
+        str, typer.Option(help="Commit of the training code, or its git checkout's directory.", metavar="COMMIT|DIR")
+    ] = "",
+    numbering: Annotated[str, typer.Option(help="sequential, or timestamp.")] = "sequential",
+    new_version: Annotated[
+        bool, typer.Option("--new-version", help="Publish again even if a version has the same bytes.")
+    ] = False,
+    reason: ReasonOption = "",
+    dry_run: DryRunOption = False,
+    output: OutputOption = Output.TABLE,
+) -> None:
+    """Publish an export as the next version of a model; it is visible whole or not at all."""
+    from deployctl.cli.provenance import code_commit, metrics, pairs
+    from deployctl.domain.manifest import Provenance
+    from deployctl.domain.names import parse_model_name
+    from deployctl.operations.publish import Publish, PublishRequest
+    from deployctl.repository.interface import Numbering
+
+    if numbering not in tuple(Numbering):
+        raise UsageError(f"--numbering {numbering!r} is neither 'sequential' nor 'timestamp'")
+    provenance = Provenance(
+        source=str(export.absolute()),
+        run=run,
+        code=code_commit(code),
+        datasets=pairs("--dataset", dataset),
+        metrics=metrics(metric),
+        tags=pairs("--tag", tag),
+    )
+    request = PublishRequest(
+        export=export,
+        model=parse_model_name(model if model is not None else export.absolute().name),
+        provenance=provenance,
+        numbering=Numbering(numbering),
+        allow_duplicate=new_version,
+        reason=reason,
+        dry_run=dry_run,
+    )
+    with session(context).open() as deployment:
+        operation = Publish(deployment.repository, deployment.reader, deployment.lineage, deployment.context)
+        published = operation(request)
+    if output is Output.JSON:
+        document = {name: getattr(published, name) for name in ("model", "version", "digest", "created")}
+        more = ("file_count", "size_bytes", "duration_s", "dry_run")
+        write_json("publish", document | {name: getattr(published, name) for name in more})
+    elif output is Output.NAME:
+        write(f"{published.model}@{published.version}")
+    elif published.dry_run:
+        write(f"{published.model}  would be published   {published.file_count} files, {size(published.size_bytes)}")
+    else:
+        name = f"{published.model}@{published.version}"
+        digest = short_digest(published.digest or "")
+        if published.created:
+            amount = f"{published.file_count} files, {size(published.size_bytes)}"
+            write(f"{name}  published   {digest}   {amount}   {published.duration_s:.2f} s")
+        else:
+            write(f"{name}  already published (same bytes)   {digest}")
+
+
+def versions(context: typer.Context, model: OptionalModelArgument = None, output: OutputOption = Output.TABLE) -> None:
+    """List the models of the repository, or the versions of one."""
+    from deployctl.domain.names import parse_model_name
+
+    with session(context).open() as deployment:
+        if model is None:
+            _list_models(deployment, output)
+        else:
+            _list_versions(deployment, parse_model_name(model), output)
+
+
+def _list_models(deployment: Deployment, output: Output) -> None:
+    from deployctl.operations.registry import list_models
+
+    models = list_models(deployment.repository)
+    if output is Output.JSON:
+        rows = [{"model": each.model, "latest": each.latest, "versions": each.count} for each in models]
+        write_json("models", {"models": rows})
+    elif output is Output.NAME:
+        for each in models:
+            write(each.model)
+    elif models:
+        write_table(
+            ("MODEL", "LATEST", "VERSIONS"),
+            [(each.model, f"@{each.latest}" if each.count else "-", str(each.count)) for each in models],
+        )
+    else:
+        write(f"no models in {deployment.settings.model_base_path}")
+
+
+def _list_versions(deployment: Deployment, model: Any, output: Output) -> None:
+    from deployctl.operations.registry import list_versions
+
+    listed = list_versions(deployment.repository, deployment.lineage, model)
+    if output is Output.JSON:
+        rows = [
+            {"version": each.version, "recorded": each.record is not None}
+            | (
+                {
+                    "digest": each.record.digest,
+                    "size_bytes": each.record.size_bytes,
+                    "published_at": each.record.published_at,
+                    "published_by": each.record.published_by,
+                    "metrics": dict(each.record.metrics),
+                    "tags": dict(each.record.tags),
+                }
+                if each.record
+                else {}
+            )
+            for each in listed
+        ]
+        write_json("versions", {"model": model, "versions": rows})
+    elif output is Output.NAME:
+        for each in listed:
+            write(f"{model}@{each.version}")
+    else:
+        rows_text = []
+        for each in reversed(listed):
+            record = each.record
+            if record is None:
+                rows_text.append((f"@{each.version}", "-", "-", "-", "-", "not recorded"))
+                continue
+            facts = [f"{name}={value:g}" for name, value in record.metrics.items()]
+            facts += [f"{name}={value}" for name, value in record.tags.items()]
+            digest = short_digest(record.digest)
+            published = short_time(record.published_at)
+            rows_text.append(
+                (f"@{each.version}", published, record.published_by, size(record.size_bytes), digest, " ".join(facts))
+            )
+        write_table(("VERSION", "PUBLISHED", "BY", "SIZE", "DIGEST", "METRICS"), rows_text)
+
+
+def show(
+    context: typer.Context,
+    reference: ReferenceArgument,
+    target: TargetOption = None,
+    output: OutputOption = Output.TABLE,
+) -> None:
+    """Show one version: its files, signatures and where it came from."""
+    with session(context).open() as deployment:
+        detail = _detail(deployment, reference, target)
+    manifest = detail.manifest
+    if output is Output.JSON:
+        import json
+
+        from deployctl.domain.manifest import to_json
+
+        document = json.loads(to_json(manifest)) if manifest else None
+        where = {"model": detail.model, "version": detail.version, "path": detail.path}
+        write_json("version", where | {"manifest": document})
+        return
+    if output is Output.NAME:
+        write(f"{detail.model}@{detail.version}")
+        return
+    write(style(f"{detail.model}@{detail.version}", "bold", _stdout()) + f"   {detail.path}")
+    if manifest is None:
+        write(f"no manifest: it was not published by deployctl; deployctl adopt {detail.model}")
+    else:
+        provenance = manifest.provenance
+        facts = {
+            "digest": manifest.digest,
+            "size": f"{size(manifest.size_bytes)} in {len(manifest.files)} files",
+            "published": f"{short_time(manifest.published_at)} by {manifest.published_by}",
+            "source": provenance.source,
+            "run": provenance.run,
+            "code": provenance.code,
+            "datasets": " ".join(f"{name}={value}" for name, value in provenance.datasets.items()),
+            "metrics": " ".join(f"{name}={value:g}" for name, value in provenance.metrics.items()),
+            "tags": " ".join(f"{name}={value}" for name, value in provenance.tags.items()),
+            "written by": " ".join(f"{name} {version}" for name, version in manifest.frameworks.items()),
+        }
+        for name, text in facts.items():
+            if text:
+                write(f"{name:<11} {text}")
+    from deployctl.cli.inspection import write_signatures
+
+    graph = detail.saved_model.tagged("serve")
+    if graph is not None:
+        write_signatures(graph.callable_signatures)
+
+
+def diff(
+    context: typer.Context,
+    before: ReferenceArgument,
+    after: ReferenceArgument,
+    target: TargetOption = None,
+    output: OutputOption = Output.TABLE,
+) -> None:
+    """Tell what differs between two versions: signatures, ops, files, size."""
+    from deployctl.operations.compare import diff as compare
+
+    with session(context).open() as deployment:
+        result = compare(_detail(deployment, before, target), _detail(deployment, after, target))
+    sizes = [each.manifest.size_bytes if each.manifest else None for each in (result.before, result.after)]
+    groups: dict[str, tuple[Change, ...]] = {
+        "signatures": result.signatures,
+        "ops": result.ops,
+        "files": result.files,
+    }
+    names = [f"{each.model}@{each.version}" for each in (result.before, result.after)]
+    if output is not Output.TABLE:
+        document: dict[str, Any] = {"before": names[0], "after": names[1], "identical": result.identical}
+        document["size_bytes"] = {"before": sizes[0], "after": sizes[1]}
+        for group, changes in groups.items():
+            document[group] = [
+                {"subject": each.subject, "before": each.before, "after": each.after} for each in changes
+            ]
+        write_json("diff", document)
+        return
+    if result.identical:
+        write(f"{names[0]} and {names[1]} hold the same bytes")
+        return
+    if sizes[0] is not None and sizes[1] is not None:
+        write(f"size        {size(sizes[0])} -> {size(sizes[1])}")
+    for group, changes in groups.items():
+        if not changes:
+            write(f"{group:<11} the same")
+        for index, each in enumerate(changes):
+            heading = group if index == 0 else ""
+            write(f"{heading:<11} {each.subject}: {each.before or 'absent'} -> {each.after or 'absent'}")
+
+
+def verify(
+    context: typer.Context,
+    reference: ReferenceArgument,
+    target: TargetOption = None,
+    output: OutputOption = Output.TABLE,
+) -> None:
+    """Hash every file of a version and hold it against its manifest."""
+    from deployctl.operations.registry import verify as verify_version
+
+    with session(context).open() as deployment:
+        model, version = _resolve(deployment, reference, target)
+        result = verify_version(deployment.repository, deployment.context, model, version)
+    if output is Output.JSON:
+        problems = [{"path": each.path, "problem": each.problem} for each in result.problems]
+        write_json("verify", {"model": model, "version": version, "intact": not problems, "problems": problems})
+    elif output is Output.NAME:
+        for each in result.problems:
+            write(each.path)
+    elif not result.problems:
+        write(f"{model}@{version}  every file matches its manifest")
+    if result.problems:
+        words = ", ".join(f"{each.path} is {each.problem}" for each in result.problems)
+        raise ManifestError(
+            f"{model}@{version} does not match its manifest: {words}", hint=f"deployctl versions {model}"
+        )
+
+
+def adopt(
+    context: typer.Context, model: ModelArgument, reason: ReasonOption = "", output: OutputOption = Output.TABLE
+) -> None:
+    """Record versions that others put into the repository, without changing their bytes."""
+    from deployctl.domain.names import parse_model_name
+    from deployctl.operations.registry import Adopt
+
+    with session(context).open() as deployment:
+        operation = Adopt(deployment.repository, deployment.reader, deployment.lineage, deployment.context)
+        result = operation(parse_model_name(model), reason=reason)
+    if output is Output.JSON:
+        strays = [{"name": each.name, "problem": each.problem} for each in result.strays]
+        write_json("adopt", {"model": model, "adopted": result.adopted, "known": result.known, "strays": strays})
+        return
+    for version in result.adopted:
+        write(f"{model}@{version}" + ("" if output is Output.NAME else "  adopted"))
+    if output is Output.TABLE:
+        if not result.adopted:
+            write(f"{model}: all {len(result.known)} versions have manifests already")
+        for stray in result.strays:
+            write(f"{model}/{stray.name}  not adopted: {stray.problem}; a polling server would take it for a version")
+
+
+def inspect(
+    path: Annotated[Path, typer.Argument(help="SavedModel directory.")],
+    ops: Annotated[bool, typer.Option("--ops", help="List every op with its number of occurrences.")] = False,
+    variables: Annotated[bool, typer.Option("--variables", help="List the declared variables.")] = False,
+    output: OutputOption = Output.TABLE,
+) -> None:
+    """Show what a SavedModel declares, without running any of it."""
+    from deployctl.cli.inspection import inspection_document, write_inspection
+    from deployctl.savedmodel.reader import ProtobufSavedModelReader
+
+    model = ProtobufSavedModelReader().read(path)
+    if output is Output.TABLE:
+        write_inspection(path, model, ops=ops, variables=variables)
+    elif output is Output.NAME:
+        for graph in model.meta_graphs:
+            for key in graph.callable_signatures:
+                write(key)
+    else:
+        write_json("inspect", {"path": path} | inspection_document(model))
+
+
+def _detail(deployment: Deployment, reference: str, target: str | None) -> VersionDetail:
+    from deployctl.operations.compare import show as show_version
+
+    model, version = _resolve(deployment, reference, target)
+    return show_version(deployment.repository, deployment.reader, model, version)
+
+
+def _resolve(deployment: Deployment, text: str, target: str | None) -> Any:
+    from deployctl.domain.reference import ByLabel, Latest, parse_reference
+    from deployctl.operations.resolve import resolve
+
+    reference = parse_reference(text, default=Latest())
+    labels: Any = {}
+    name = deployment.target_name(target)
+    if isinstance(reference.selector, ByLabel):
+        for revision in deployment.lineage.current(name):
+            if revision.model == reference.model:
+                labels = revision.desired.labels
+    return reference.model, resolve(reference, deployment.repository, labels=labels, target=name)
+
+
+def _stdout() -> Any:
+    import sys
+
+    return sys.stdout

@@ -1,0 +1,164 @@
+"""Examines everything that the settings depend on, one finding for each thing."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import assert_never
+
+from deployctl.bootstrap import Deployment
+from deployctl.config.settings import RuntimeName, TargetSettings
+from deployctl.domain.names import TargetName
+from deployctl.domain.serving import ServerCondition
+from deployctl.errors import (
+    DependencyError,
+    DeployctlError,
+    PortTakenError,
+    SchemaOutdatedError,
+    SettingsError,
+    StorageError,
+)
+
+_TIMEOUT_S = 3.0
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What was found of one thing: `detail` where it is well, `problem` and `hint` (a command) where it is not."""
+
+    subject: str
+    detail: str = ""
+    problem: str | None = None
+    hint: str | None = None
+
+
+def examine(deployment: Deployment) -> tuple[Finding, ...]:
+    """Returns a finding for each dependency of the configured targets; nothing is changed by looking."""
+    return tuple(_finding(subject, ask) for subject, ask in _checks(deployment))
+
+
+def _finding(subject: str, ask: Callable[[], str]) -> Finding:
+    try:
+        return Finding(subject, ask())
+    except DeployctlError as error:
+        return Finding(subject, problem=str(error), hint=error.hint)
+
+
+def _checks(deployment: Deployment) -> Iterator[tuple[str, Callable[[], str]]]:
+    yield "repository", lambda: _repository(deployment)
+    yield "strays", lambda: _strays(deployment)
+    yield "lineage", lambda: _lineage(deployment)
+    yield "record", lambda: _record(deployment)
+    for name, settings in deployment.settings.targets.items():
+        yield from _target_checks(deployment, name, settings)
+
+
+def _target_checks(
+    deployment: Deployment, name: TargetName, settings: TargetSettings
+) -> Iterator[tuple[str, Callable[[], str]]]:
+    yield f"{name}: state", lambda: _writable(deployment.settings.state_path)
+    match settings.runtime:
+        case RuntimeName.PROCESS:
+            yield f"{name}: tensorflow", _tensorflow
+            yield f"{name}: front ends", _front_ends
+            yield f"{name}: server", lambda: _server(deployment, name, settings)
+        case _:
+            assert_never(settings.runtime)
+
+
+def _repository(deployment: Deployment) -> str:
+    base = deployment.settings.model_base_path
+    if not base.is_dir():
+        raise StorageError(f"{base} does not exist", hint="deployctl init")
+    _writable(base)
+    free = os.statvfs(base)
+    models = deployment.repository.models()
+    return f"{base}, {len(models)} models, {free.f_bavail * free.f_frsize / 1e9:.1f} GB free"
+
+
+def _strays(deployment: Deployment) -> str:
+    strays = deployment.repository.strays()
+    if strays:
+        first = strays[0]
+        raise StorageError(
+            f"{len(strays)} entries look like versions to a polling server, e.g. {first.model}/{first.name} "
+            f"({first.problem})",
+            hint=f"mv {deployment.settings.model_base_path / first.model / first.name} /tmp/",
+        )
+    leftovers = deployment.repository.leftovers()
+    return f"none{f', {len(leftovers)} unfinished exports to be removed by the next publish' if leftovers else ''}"
+
+
+def _lineage(deployment: Deployment) -> str:
+    from deployctl.lineage import migrate
+
+    state = migrate.current(deployment.lineage_url)
+    if not state.is_current:
+        raise SchemaOutdatedError(state.found, state.expected)
+    deployment.lineage.models()
+    return f"schema {state.found}"
+
+
+def _record(deployment: Deployment) -> str:
+    count = 0
+    for model in deployment.repository.models():
+        known = {record.version for record in deployment.lineage.versions(model)}
+        unknown = set(deployment.repository.versions(model)) - known
+        if unknown:
+            version = min(unknown)
+            described = deployment.repository.manifest(model, version) is not None
+            raise StorageError(
+                f"{model}@{version} is in the repository and not recorded",
+                hint="deployctl db rebuild" if described else f"deployctl adopt {model}",
+            )
+        count += len(known)
+    return f"{count} versions, all recorded"
+
+
+def _writable(directory: Path) -> str:
+    existing = next(path for path in (directory, *directory.parents) if path.exists())
+    if not os.access(existing, os.W_OK | os.X_OK):
+        raise StorageError(f"{directory} cannot be written", hint=f"ls -ld {existing}")
+    return str(directory)
+
+
+def _tensorflow() -> str:
+    from deployctl.modelserver.capi import library_directory
+    from deployctl.modelserver.interface import StatusError
+
+    try:
+        return str(library_directory())
+    except StatusError as error:
+        raise DependencyError(error.message, hint="pip install 'deployctl[tensorflow]'") from error
+
+
+def _front_ends() -> str:
+    from importlib.util import find_spec
+
+    missing = [name for name in ("numpy", "uvicorn", "httptools", "orjson") if find_spec(name) is None]
+    if missing:
+        raise DependencyError(f"not installed: {', '.join(missing)}", hint="pip install 'deployctl[tensorflow]'")
+    return "installed"
+
+
+def _server(deployment: Deployment, name: TargetName, settings: TargetSettings) -> str:
+    runtime = deployment.runtime(name, settings)
+    state = runtime.state(timeout_s=_TIMEOUT_S)
+    if state.condition is ServerCondition.READY:
+        return f"ready at {state.endpoints.rest} and {state.endpoints.grpc}"
+    if state.condition is ServerCondition.UNREACHABLE:
+        raise DependencyError(f"the server of {name} does not answer", hint=f"deployctl logs {name}")
+    from deployctl.serving.ports import holder, is_free
+
+    if settings.rest_port == settings.grpc_port != 0:
+        raise SettingsError(f"rest_port and grpc_port are both {settings.rest_port}")
+    for key, port in (("rest_port", settings.rest_port), ("grpc_port", settings.grpc_port)):
+        if port and not is_free(settings.host, port):
+            who = holder(port)
+            raise PortTakenError(
+                f"{key} {port} is in use{f' by {who.name} (pid {who.pid})' if who else ''}",
+                hint=f"deployctl --set targets.{name}.{key}=0 up {name}",
+            )
+    return "not started; its ports are free"
