@@ -94,3 +94,10 @@ class LineageStore(abc.ABC):
     @abc.abstractmethod
     def events(self) -> Iterator[Event]:
         """Yields every event in order; memory does not grow with their number."""
+
+    @abc.abstractmethod
+    def folded_sequence(self) -> int:
+        """Returns the sequence of the newest event that the state read here knows of, 0 when there is none.
+
+        An audit compares it with the events, since a chain that lost its end is a shorter chain, and whole.
+        """
