@@ -157,7 +157,7 @@ def _may_be_elsewhere(descriptor: int, clock: Clock) -> bool:
 def _boot_id() -> str:
     """Names this start of this machine's kernel, the same in all its containers; "" where there is none."""
     with suppress(OSError):
-        return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+        return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="utf-8").strip()
     return ""
 
 
