@@ -106,9 +106,11 @@ class NetworkRuntime(ServingRuntime):
 
     def _service(self) -> ModelService:
         """Returns the connection to where the server answers now."""
+        return self._service_at(self._endpoints().grpc)
+
+    def _service_at(self, address: str) -> ModelService:
         from deployctl.serving.model_service import ModelService
 
-        address = self._endpoints().grpc
         if self._connection is not None and self._connection[0] == address:
             return self._connection[1]
         self.close()

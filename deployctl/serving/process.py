@@ -290,10 +290,7 @@ class ProcessRuntime(NetworkRuntime):
         endpoints = self._endpoints_of(running.rest_port, running.grpc_port)
         if not self._accepting(endpoints):
             return False
-        from deployctl.serving.model_service import ModelService
-
-        with ModelService(endpoints.grpc) as service:
-            return service.answers(timeout_s=timeout_s)
+        return self._service_at(endpoints.grpc).answers(timeout_s=timeout_s)
 
     def _state_without_process(self) -> ServerState:
         recorded = children.read(self._record)

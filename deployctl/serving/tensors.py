@@ -2,7 +2,7 @@
 
 The rules (tensorflow_serving/util/json_tensor.cc): whole numbers are accepted for floating point tensors but not the
 other way round, bytes are `{"b64": "…"}` objects, string outputs are bytes where the output's name ends in `_bytes`,
-and a float32 is written with the fewest digits that give the same float32 back.
+and a float32 has six significant digits, or nine where six do not give the same float32 back.
 """
 
 from __future__ import annotations
@@ -56,8 +56,9 @@ _KINDS = {
     "uint64": _Kind(tensor_pb2.DT_UINT64, "Q", "uint64_val", (int,)),
     "bool": _Kind(tensor_pb2.DT_BOOL, "?", "bool_val", (bool,)),
 }
-# Significant digits to try; the last is always enough for the type.
-_DIGITS = {"float32": range(6, 10), "float16": range(3, 6)}
+# Significant digits of a float32: as many as are printed first, and as many as always give it back.
+_FEWEST_DIGITS = 6
+_MOST_DIGITS = 9
 _NAMES = {kind.enum: name for name, kind in _KINDS.items()} | {tensor_pb2.DT_STRING: _STRING}
 
 
@@ -168,7 +169,7 @@ def _elements(name: str, tensor: tensor_pb2.TensorProto, dtype: str, count: int)
             values = [struct.unpack("<e", struct.pack("<H", bits))[0] for bits in values]
     if "int" in dtype or dtype == "bool":
         return values
-    return [_shortest(dtype, kind.code, float(value)) for value in values]
+    return [_decimal(dtype, kind.code, float(value)) for value in values]
 
 
 def _unpacked(name: str, content: bytes, kind: _Kind, count: int) -> list[Any]:
@@ -193,17 +194,15 @@ def _text(element: bytes) -> str:
     return element.decode(errors="replace")
 
 
-def _shortest(dtype: str, code: str, value: float) -> float:
-    """Returns the decimal of fewest digits that is the same number in the narrower type `dtype`."""
-    if dtype not in _DIGITS or not math.isfinite(value):
+def _decimal(dtype: str, code: str, value: float) -> float:
+    """Returns what is left of `value` once the server's REST side has written it down (WriteDecimal)."""
+    if dtype == "float64" or not math.isfinite(value):
         return value
-    exact = struct.pack(f"<{code}", value)
-    for digits in _DIGITS[dtype]:
-        candidate = float(f"{value:.{digits}g}")
-        with contextlib.suppress(OverflowError):  # the largest number, rounded up
-            if struct.pack(f"<{code}", candidate) == exact:
-                return candidate
-    return value
+    short = float(f"{value:.{_FEWEST_DIGITS}g}")
+    with contextlib.suppress(OverflowError):  # the largest number, rounded up
+        if struct.pack(f"<{code}", short) == struct.pack(f"<{code}", value):
+            return short
+    return float(f"{value:.{_MOST_DIGITS}g}")
 
 
 def _nested(elements: list[Any], shape: tuple[int, ...]) -> Any:

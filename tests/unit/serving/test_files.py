@@ -1,0 +1,80 @@
+"""Files that several programs use at once."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from deployctl.errors import LockedError
+from deployctl.serving.files import file_lock, write_durably
+
+
+def test_a_file_is_replaced_whole_and_nothing_else_is_left(tmp_path: Path) -> None:
+    path = tmp_path / "models.config"
+    write_durably(path, "old")
+    write_durably(path, "new é")
+
+    assert path.read_text() == "new é"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_write_that_fails_leaves_the_old_text(tmp_path: Path) -> None:
+    path = tmp_path / "models.config"
+    write_durably(path, "old")
+
+    with pytest.raises(UnicodeEncodeError):
+        write_durably(path, "\udcff")
+
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_server_of_another_user_can_read_it(tmp_path: Path) -> None:
+    path = tmp_path / "models.config"
+    write_durably(path, "text")
+
+    assert path.stat().st_mode & 0o777 == 0o644
+
+
+def test_a_lock_that_is_held_says_by_whom_and_what_for(tmp_path: Path) -> None:
+    path = tmp_path / "lock"
+
+    with (
+        file_lock(path, purpose="deployctl up", timeout_s=1),
+        pytest.raises(LockedError, match="deployctl up"),
+        file_lock(path, purpose="deployctl down", timeout_s=0.05),
+    ):
+        pytest.fail("held twice")
+
+
+def test_a_waiting_caller_gets_the_lock_when_it_is_let_go(tmp_path: Path) -> None:
+    path = tmp_path / "lock"
+    order: list[str] = []
+
+    def wait() -> None:
+        with file_lock(path, purpose="second", timeout_s=10):
+            order.append("second")
+
+    with file_lock(path, purpose="first", timeout_s=1):
+        waiter = threading.Thread(target=wait)
+        waiter.start()
+        order.append("first")
+    waiter.join(10)
+
+    assert order == ["first", "second"]
+
+
+def test_a_lock_ends_with_its_holder(tmp_path: Path) -> None:
+    path = tmp_path / "lock"
+    code = (
+        "import sys, os; from pathlib import Path; from deployctl.serving.files import file_lock\n"
+        "with file_lock(Path(sys.argv[1]), purpose='crash', timeout_s=1): os.abort()"
+    )
+    subprocess.run([sys.executable, "-c", code, str(path)], check=False, timeout=30)
+
+    with file_lock(path, purpose="next", timeout_s=0):
+        pass
