@@ -24,6 +24,7 @@ from deployctl.cli.options import (
 )
 from deployctl.cli.render import short_time, style, write, write_json, write_table
 from deployctl.domain.duration import format_duration, parse_duration
+from deployctl.domain.names import CANARY, STABLE
 from deployctl.errors import DegradedError, InvalidReferenceError
 
 if TYPE_CHECKING:
@@ -53,7 +54,11 @@ def promote(
     dry_run: DryRunOption = False,
     output: OutputOption = Output.TABLE,
 ) -> None:
-    """Make a version the one that clients reach, once it is loaded and answers; the old one is let go last."""
+    """Make a version the one that clients reach.
+
+    It is loaded and probed beside the old one first, and the old one is let go last. Exit 5 if it failed and the
+    previous state was restored and verified, 6 if that failed too.
+    """
     from deployctl.domain.names import parse_label_name
     from deployctl.domain.reference import parse_reference
     from deployctl.operations.promote import Promote, PromoteRequest
@@ -108,7 +113,10 @@ def rollback(
     dry_run: DryRunOption = False,
     output: OutputOption = Output.TABLE,
 ) -> None:
-    """Return to what served before: the last known good revision, or the one that is named."""
+    """Return to what served before.
+
+    Without a version or revision: to the last known good one. Recorded as a new revision.
+    """
     from deployctl.domain.names import parse_model_name
     from deployctl.domain.reference import ByNumber, parse_reference
     from deployctl.operations.rollback import Rollback, RollbackRequest
@@ -155,7 +163,10 @@ def status(
     model: Annotated[str | None, typer.Option(help="Only this model.", autocompletion=completion.models)] = None,
     output: OutputOption = Output.TABLE,
 ) -> None:
-    """Show what each target serves now, since when and by whom; exit 6 if it is not what is recorded."""
+    """Show what each target serves now.
+
+    Exit 6 if a target with models does not serve what is recorded for it.
+    """
     from deployctl.domain.names import parse_model_name
     from deployctl.operations.status import target_status
 
@@ -185,11 +196,11 @@ def status(
 def _status_rows(target: TargetStatus, now: Any) -> list[tuple[str, ...]]:
     if not target.models:
         return [(target.name, "-", "-", "-", "-", "-", "-", "-", style_state(target, None))]
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for served in target.models:
         labels = served.labels
-        stable = labels.get("stable", served.live)  # type: ignore[call-overload]
-        canary = labels.get("canary")  # type: ignore[call-overload]
+        stable = labels.get(STABLE, served.live)
+        canary = labels.get(CANARY)
         ready = served.rollback
         back = "-"
         if ready:
@@ -282,7 +293,7 @@ def history(
     limit: Annotated[int, typer.Option("--limit", "-n", min=1, help="How many events.")] = 20,
     output: OutputOption = Output.TABLE,
 ) -> None:
-    """Show who changed what, when and why, newest first."""
+    """Show who changed what, when and why."""
     from deployctl.domain.names import parse_model_name
 
     with session(context).open() as deployment:

@@ -27,7 +27,10 @@ def up(
     timeout: TimeoutOption = None,
     output: OutputOption = Output.TABLE,
 ) -> None:
-    """Start a target's server with what is recorded for it; a running one is left running."""
+    """Start a target's server.
+
+    It serves what is recorded for the target. A server that runs already is left running.
+    """
     from deployctl.operations.bring_up import BringUp
 
     with session(context).open() as deployment:
@@ -50,7 +53,10 @@ def down(
     timeout: TimeoutOption = None,
     output: OutputOption = Output.TABLE,
 ) -> None:
-    """Stop a target's server, letting requests in flight finish."""
+    """Stop a target's server.
+
+    Requests in flight may finish first.
+    """
     from deployctl.operations.bring_up import TakeDown
 
     with session(context).open() as deployment:

@@ -27,7 +27,10 @@ def init(
     directory: Annotated[Path, typer.Argument(help="Where to put the settings file.")] = Path(),
     output: OutputOption = Output.TABLE,
 ) -> None:
-    """Write a settings file, make the repository directory and the lineage database; what is there is kept."""
+    """Make a settings file, a repository and a database.
+
+    What is there already is kept.
+    """
     from deployctl.cli.options import Session
     from deployctl.config.load import FILE_NAME
     from deployctl.config.template import TEMPLATE
@@ -94,7 +97,10 @@ def _text(value: Any) -> str:
 
 
 def doctor(context: typer.Context, output: OutputOption = Output.TABLE) -> None:
-    """Check everything that the configured targets depend on: ok, or what is wrong and the command that mends it."""
+    """Check what the configured targets depend on.
+
+    One line for each thing: ok, or what is wrong and the command that mends it. Exit 10 if something is wrong.
+    """
     from deployctl.doctor import examine
 
     with session(context).open() as deployment:

@@ -61,7 +61,11 @@ def publish(
     dry_run: DryRunOption = False,
     output: OutputOption = Output.TABLE,
 ) -> None:
-    """Publish an export as the next version of a model; it is visible whole or not at all."""
+    """Publish an export as a model's next version.
+
+    The version is visible whole or not at all. Bytes that a version of the model already has are not published
+    again: that version is named, and the exit code is 0.
+    """
     from deployctl.cli.provenance import code_commit, metrics, pairs
     from deployctl.domain.manifest import Provenance
     from deployctl.domain.names import parse_model_name
@@ -109,7 +113,7 @@ def publish(
 
 
 def versions(context: typer.Context, model: OptionalModelArgument = None, output: OutputOption = Output.TABLE) -> None:
-    """List the models of the repository, or the versions of one."""
+    """List the models, or the versions of one."""
     from deployctl.domain.names import parse_model_name
 
     with session(context).open() as deployment:
@@ -186,7 +190,7 @@ def show(
     target: TargetOption = None,
     output: OutputOption = Output.TABLE,
 ) -> None:
-    """Show one version: its files, signatures and where it came from."""
+    """Show a version's origin, size and signatures."""
     with session(context).open() as deployment:
         detail = _detail(deployment, reference, target)
     manifest = detail.manifest
@@ -236,7 +240,10 @@ def diff(
     target: TargetOption = None,
     output: OutputOption = Output.TABLE,
 ) -> None:
-    """Tell what differs between two versions: signatures, ops, files, size."""
+    """Tell what differs between two versions.
+
+    Signatures as clients see them, ops, files and size.
+    """
     from deployctl.operations.compare import diff as compare
 
     with session(context).open() as deployment:
@@ -276,7 +283,10 @@ def verify(
     target: TargetOption = None,
     output: OutputOption = Output.TABLE,
 ) -> None:
-    """Hash every file of a version and hold it against its manifest."""
+    """Hold a version's files against its manifest.
+
+    Every file is hashed. Exit 1 if one is missing, changed or extra.
+    """
     from deployctl.operations.registry import verify as verify_version
 
     with session(context).open() as deployment:
@@ -300,7 +310,10 @@ def verify(
 def adopt(
     context: typer.Context, model: ModelArgument, reason: ReasonOption = "", output: OutputOption = Output.TABLE
 ) -> None:
-    """Record versions that others put into the repository, without changing their bytes."""
+    """Record versions that others put there.
+
+    Each gets a manifest; no byte of it is changed otherwise.
+    """
     from deployctl.domain.names import parse_model_name
     from deployctl.operations.registry import Adopt
 
@@ -326,7 +339,10 @@ def inspect(
     variables: Annotated[bool, typer.Option("--variables", help="List the declared variables.")] = False,
     output: OutputOption = Output.TABLE,
 ) -> None:
-    """Show what a SavedModel declares, without running any of it."""
+    """Show what a SavedModel declares.
+
+    MetaGraphs, signatures, ops, variables and assets; nothing of it is run.
+    """
     from deployctl.cli.inspection import inspection_document, write_inspection
     from deployctl.savedmodel.reader import ProtobufSavedModelReader
 

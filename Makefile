@@ -1,0 +1,52 @@
+# Everything happens in .venv; `make help` lists the targets.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+# pytest workers: one a core, and never fewer than two, since many tests wait for servers.
+WORKERS ?= $(shell n=$$(nproc 2>/dev/null || echo 2); [ $$n -gt 2 ] && echo $$n || echo 2)
+
+.DEFAULT_GOAL := help
+.PHONY: help setup quickstart test check bench docs protos wheel clean
+
+help:  ## List the targets.
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit("deployctl needs Python 3.11 or newer" if sys.version_info < (3, 11) else 0)'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --upgrade pip
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[all]' --group dev
+# Its own requirement is the whole of TensorFlow, which is installed already as tensorflow-cpu.
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-deps tensorflow-serving-api
+	touch $@
+
+setup: $(VENV)/.installed  ## Install deployctl and its development tools into .venv.
+
+quickstart: setup  ## Train, publish, serve, replace and roll back a real model.
+	$(BIN)/python -m examples.quickstart
+
+test: setup  ## Run the whole test suite.
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup
+
+check: setup  ## Format, lint, types, architecture, generated files.
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python -m deployctl.protos.generate --check
+	$(BIN)/python -m docs.generate --check
+
+bench: setup  ## Print each budget as a ratio measured now.
+	$(BIN)/python -m bench
+
+docs: setup  ## Write the generated pages of docs/reference.
+	$(BIN)/python -m docs.generate
+
+protos: setup  ## Generate the protocol buffer modules.
+	$(BIN)/python -m deployctl.protos.generate
+
+wheel: setup  ## Build dist/*.whl.
+	$(BIN)/python -m build --wheel --outdir dist
+
+clean:  ## Remove what the other targets made.
+	rm -rf $(VENV) build dist

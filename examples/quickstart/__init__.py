@@ -1,0 +1,1 @@
+"""A real model trained, published, served, replaced and rolled back."""
