@@ -1,0 +1,111 @@
+"""`deployctl-model-server`: flags → core → gRPC and REST, until a signal ends it."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from types import FrameType
+from typing import TYPE_CHECKING, NoReturn
+
+from deployctl.errors import UsageError
+from deployctl.modelserver.flags import Flags, parse_flags, usage
+
+if TYPE_CHECKING:
+    from deployctl.modelserver.server import ModelServer
+
+logger = logging.getLogger("deployctl.modelserver")
+
+_EXIT_USAGE = 2
+# tensorflow_model_server returns -1.
+_EXIT_START_FAILED = 255
+
+
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Runs the server; the process ends with it."""
+    words = sys.argv[1:] if arguments is None else list(arguments)
+    logging.basicConfig(
+        stream=sys.stderr, level=logging.INFO, format="%(asctime)s.%(msecs)03d: %(levelname).1s %(name)s: %(message)s"
+    )
+    if "--help" in words or "-h" in words:
+        _exit(0, usage())
+    try:
+        flags = parse_flags(words)
+    except UsageError as error:
+        sys.stderr.write(f"{error}\nhint: {error.hint}\n")
+        _exit(_EXIT_USAGE)
+    if flags.version:
+        _exit(0, _versions())
+    _exit(_serve(flags))
+
+
+def _serve(flags: Flags) -> int:
+    ending = threading.Event()
+
+    def end(number: int, _frame: FrameType | None) -> None:
+        logger.info("%s: draining", signal.Signals(number).name)
+        ending.set()
+
+    # Until it serves there is nothing to drain: leave the default, which ends the process.
+    started = time.perf_counter()
+    server = _started(flags)
+    if server is None:
+        return _EXIT_START_FAILED
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, end)
+    logger.info("ready %.2f s after main began", time.perf_counter() - started)
+    ending.wait()
+    server.drain(flags.drain_timeout)
+    return 0
+
+
+def _started(flags: Flags) -> ModelServer | None:
+    # TensorFlow's libraries take longer to load than everything else here, and without the GIL.
+    from deployctl.modelserver.capi import c_api
+
+    loading = threading.Thread(target=_preload, name="load TensorFlow", daemon=True)
+    loading.start()
+    from deployctl.modelserver.interface import StatusError
+    from deployctl.modelserver.server import ModelServer
+
+    loading.join()
+    try:
+        c_api()
+        return ModelServer(flags)
+    except StatusError as error:
+        sys.stdout.write(f"Failed to start server. Error: {error.code.name}: {error.message}\n")
+        return None
+
+
+def _preload() -> None:
+    from deployctl.modelserver.capi import c_api
+    from deployctl.modelserver.interface import StatusError
+
+    try:
+        c_api()
+    except StatusError as error:
+        logger.debug("%s", error)
+
+
+def _versions() -> str:
+    from deployctl import __version__
+    from deployctl.modelserver.capi import c_api
+
+    return f"TensorFlow ModelServer: deployctl {__version__}\nTensorFlow Library: {c_api().version().decode()}"
+
+
+def _exit(status: int, text: str = "") -> NoReturn:
+    """Ends the process at once: TensorFlow's threads need no farewell, and waiting for them may crash."""
+    if text:
+        sys.stdout.write(text + "\n")
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
+
+
+if __name__ == "__main__":
+    main()

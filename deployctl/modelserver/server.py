@@ -1,0 +1,185 @@
+"""The composition of a running server from its flags."""
+
+from __future__ import annotations
+
+import logging
+import time
+from typing import TYPE_CHECKING
+
+from deployctl.modelserver.config_file import ConfigFilePoller, read_model_config, read_text_proto
+from deployctl.modelserver.core import CoreOptions, ModelServerCore
+from deployctl.modelserver.flags import Flags, channel_arguments
+from deployctl.modelserver.grpc_front import GrpcOptions, GrpcServer, TlsOptions
+from deployctl.modelserver.interface import Code, StatusError
+from deployctl.modelserver.lifecycle import LifecycleOptions
+from deployctl.modelserver.loader import LoaderOptions, SavedModelLoader
+from deployctl.modelserver.metrics import PROMETHEUS_PATH, Metrics
+from deployctl.modelserver.model_config import ConfiguredModel
+from deployctl.modelserver.session import SessionOptions
+
+if TYPE_CHECKING:
+    from deployctl.modelserver.rest import RestServer
+
+logger = logging.getLogger(__name__)
+
+
+class ModelServer:
+    """Serves from when it is made until `drain`."""
+
+    def __init__(self, flags: Flags) -> None:
+        """Loads what is configured, then listens: a port that accepts means that every model has been decided.
+
+        Raises:
+            StatusError: in the words of tensorflow_model_server's "Failed to start server".
+        """
+        for name in flags.without_effect():
+            logger.warning("--%s is accepted and has no effect here", name)
+        _check(flags)
+        self._metrics = Metrics()
+        self._core = _core(flags)
+        models = _configured(flags)
+        if models is None:
+            logger.info("Taking no action for empty config.")
+        else:
+            self._core.start(models)
+        self._grpc = GrpcServer(self._core, _grpc_options(flags, self._metrics))
+        logger.info("Running gRPC ModelServer at %s:%d ...", flags.host, flags.port)
+        self._rest = self._start_rest(flags)
+        self._poller: ConfigFilePoller | None = None
+        if flags.model_config_file and flags.model_config_file_poll_wait_seconds > 0:
+            self._poller = ConfigFilePoller(
+                flags.model_config_file,
+                self._core.reload_models,
+                interval_s=flags.model_config_file_poll_wait_seconds,
+            )
+
+    def drain(self, timeout_s: float) -> None:
+        """Takes no more requests, lets those in flight finish for `timeout_s`, and unloads."""
+        deadline = time.monotonic() + timeout_s
+        if self._poller is not None:
+            self._poller.stop()
+        ended = self._grpc.stop(timeout_s)
+        if self._rest is not None:
+            self._rest.stop(timeout_s)
+        ended.wait(max(0.0, deadline - time.monotonic()))
+        self._core.stop(timeout_s=max(0.5, deadline - time.monotonic()))
+
+    def _start_rest(self, flags: Flags) -> RestServer | None:
+        if flags.rest_api_port == 0:
+            return None
+        if flags.rest_api_port == flags.port:
+            logger.error(
+                "server_options.http_port cannot be same as grpc_port. "
+                "Please use a different port for HTTP/REST API. Skipped exporting HTTP/REST API."
+            )
+            return None
+        from deployctl.modelserver.rest import RestOptions, serve_rest
+
+        options = RestOptions(
+            host=flags.host,
+            port=flags.rest_api_port,
+            num_threads=flags.rest_api_num_threads,
+            timeout_s=flags.rest_api_timeout_in_ms / 1000,
+            cors=flags.rest_api_enable_cors_support,
+            metrics_path=_metrics_path(flags),
+        )
+        try:
+            rest = serve_rest(self._core, options)
+        except OSError as error:
+            logger.error("Failed to start HTTP Server at %s:%d: %s", flags.host, flags.rest_api_port, error)
+            return None
+        logger.info("Exporting HTTP/REST API at:%s:%d ...", flags.host, flags.rest_api_port)
+        return rest
+
+
+def _check(flags: Flags) -> None:
+    if flags.port == 0 and not flags.grpc_socket_path:
+        raise _invalid("At least one of server_options.grpc_port or server_options.grpc_socket_path must be set.")
+    if not flags.model_base_path and not flags.model_config_file:
+        raise _invalid("Both server_options.model_base_path and server_options.model_config_file are empty!")
+    if flags.batching_parameters_file and not flags.enable_batching:
+        raise _invalid(
+            "server_options.batching_parameters_file is set without setting server_options.enable_batching to true."
+        )
+    if flags.use_alts_credentials and flags.ssl_config_file:
+        raise _invalid("server_options.use_alts_credentials and server_options.ssl_config_file are mutually exclusive")
+    parallelism = (
+        flags.tensorflow_session_parallelism,
+        flags.tensorflow_intra_op_parallelism,
+        flags.tensorflow_inter_op_parallelism,
+    )
+    if all(value > 0 for value in parallelism):
+        raise _invalid(
+            "Either server_options.tensorflow_session_parallelism or (server_options.tensorflow_intra_op_parallelism, "
+            "server_options.tensorflow_inter_op_parallelism) can be set, but not both"
+        )
+
+
+def _core(flags: Flags) -> ModelServerCore:
+    session = SessionOptions(
+        tags=tuple(flags.saved_model_tags.split(",")),
+        intra_op_threads=flags.tensorflow_intra_op_parallelism or flags.tensorflow_session_parallelism,
+        inter_op_threads=flags.tensorflow_inter_op_parallelism or flags.tensorflow_session_parallelism,
+    )
+    loader = SavedModelLoader(LoaderOptions(session, check_method_names=flags.enable_signature_method_name_check))
+    return ModelServerCore(
+        loader,
+        LifecycleOptions(
+            load_threads=flags.num_load_threads,
+            unload_threads=flags.num_unload_threads,
+            max_load_retries=flags.max_num_load_retries,
+            retry_interval_s=flags.load_retry_interval_micros / 1e6,
+        ),
+        CoreOptions(
+            poll_wait_s=flags.file_system_poll_wait_seconds,
+            load_timeout_s=flags.load_timeout,
+            allow_labels_for_unavailable=flags.allow_version_labels_for_unavailable_models,
+        ),
+    )
+
+
+def _configured(flags: Flags) -> tuple[ConfiguredModel, ...] | None:
+    if flags.model_config_file:
+        return read_model_config(flags.model_config_file)
+    logger.info(
+        "Building single TensorFlow model file config:  model_name: %s model_base_path: %s",
+        flags.model_name,
+        flags.model_base_path,
+    )
+    return (ConfiguredModel(flags.model_name, flags.model_base_path),)
+
+
+def _grpc_options(flags: Flags, metrics: Metrics) -> GrpcOptions:
+    return GrpcOptions(
+        host=flags.host,
+        port=flags.port,
+        socket_path=flags.grpc_socket_path,
+        max_threads=flags.grpc_max_threads,
+        channel_arguments=channel_arguments(flags.grpc_channel_arguments),
+        tls=_tls(flags.ssl_config_file),
+        health=flags.enable_grpc_healthcheck_service,
+        as_content=flags.enable_serialization_as_tensor_content,
+        metrics=metrics,
+    )
+
+
+def _tls(path: str) -> TlsOptions | None:
+    if not path:
+        return None
+    from deployctl.protos.serving_pb2 import SSLConfig
+
+    config = read_text_proto(path, SSLConfig())
+    return TlsOptions(config.server_key, config.server_cert, config.custom_ca, config.client_verify)
+
+
+def _metrics_path(flags: Flags) -> str | None:
+    if not flags.monitoring_config_file:
+        return None
+    from deployctl.protos.serving_pb2 import MonitoringConfig
+
+    prometheus = read_text_proto(flags.monitoring_config_file, MonitoringConfig()).prometheus_config
+    return (prometheus.path or PROMETHEUS_PATH) if prometheus.enable else None
+
+
+def _invalid(message: str) -> StatusError:
+    return StatusError(Code.INVALID_ARGUMENT, message)
