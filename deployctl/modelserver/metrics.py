@@ -102,9 +102,7 @@ class Metrics:
             "/tensorflow/serving/model_warmup_latency", "model_path", "status", buckets=_LATENCY_BUCKETS
         )
         self.example_total = Counter("/tensorflow/serving/request_example_count_total", "model")
-        self.example_counts = Histogram(
-            "/tensorflow/serving/request_example_counts", "model", buckets=_EXAMPLE_BUCKETS
-        )
+        self.example_counts = Histogram("/tensorflow/serving/request_example_counts", "model", buckets=_EXAMPLE_BUCKETS)
         self.requests = Counter("/tensorflow/serving/request_count", "model_name", "status")
         self.request_latency = Histogram(
             "/tensorflow/serving/request_latency", "model_name", "API", "entrypoint", buckets=_LATENCY_BUCKETS

@@ -1,0 +1,313 @@
+"""The REST front: an HTTP server in a thread of its own over `rest_routes`.
+
+uvicorn and httptools speak HTTP on a uvloop. A call of a model that has lately been quick runs on the event loop
+itself, since handing it to a thread would take longer than the call; all else runs on a pool of threads.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from deployctl.errors import PortTakenError, ServerStartError
+from deployctl.modelserver.interface import Code, StatusError
+from deployctl.modelserver.metrics import Metrics
+from deployctl.modelserver.rest_routes import (
+    CORS_HEADERS,
+    Reply,
+    RestRoutes,
+    Route,
+    error_reply,
+    html_reply,
+    is_api_path,
+    parse_route,
+    preflight_reply,
+    uncompressed,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, MutableMapping
+
+    import uvicorn
+
+    from deployctl.modelserver.interface import ServerCore
+
+    Message = MutableMapping[str, Any]
+    Receive = Callable[[], Awaitable[Message]]
+    Send = Callable[[Message], Awaitable[None]]
+
+logger = logging.getLogger(__name__)
+
+# The methods that upstream lets through to its handler; libevent answers the others itself.
+_METHODS = frozenset(("GET", "POST", "HEAD", "PUT", "DELETE", "OPTIONS", "PATCH"))
+_INLINE_SECONDS = 0.0005
+_INLINE_BODY_BYTES = 64 << 10
+_MOST_COSTS = 4096
+_START_SECONDS = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class RestOptions:
+    """How to serve.
+
+    Attributes:
+        host: an address to bind; "" means every address, IPv6 and IPv4.
+        port: 0 takes any free port.
+        num_threads: size of the pool that runs slow calls.
+        timeout_s: limit of one call inside TensorFlow, None for none.
+        cors: whether to answer preflights and allow every origin.
+        metrics_path: where Prometheus reads, None for nowhere.
+        max_body_bytes: longest request body, and longest body after unpacking.
+        inline: whether quick calls may run on the event loop. Not when requests are batched: a batch forms only
+            from calls that wait at the same time.
+    """
+
+    host: str
+    port: int
+    num_threads: int
+    timeout_s: float | None
+    cors: bool
+    metrics_path: str | None
+    max_body_bytes: int
+    inline: bool = True
+
+
+class RestServer:
+    """A running REST front."""
+
+    def __init__(self, server: uvicorn.Server, listener: socket.socket, pool: ThreadPoolExecutor) -> None:
+        self._server = server
+        self._listener = listener
+        self._pool = pool
+        self._thread = threading.Thread(target=self._serve, name="rest", daemon=True)
+        self._failure: BaseException | None = None
+        self.port: int = listener.getsockname()[1]
+
+    def start(self) -> None:
+        """Returns once requests are accepted.
+
+        Raises:
+            ServerStartError: the server's thread ended at once.
+        """
+        self._thread.start()
+        deadline = time.monotonic() + _START_SECONDS
+        while not self._server.started:
+            self._thread.join(0.005)
+            if not self._thread.is_alive() or time.monotonic() > deadline:
+                raise ServerStartError("the REST server did not start") from self._failure
+
+    def stop(self, grace_s: float) -> None:
+        """Stops accepting, lets requests in flight finish for `grace_s` seconds, then drops them."""
+        self._server.config.timeout_graceful_shutdown = grace_s  # type: ignore[assignment]
+        self._server.should_exit = True
+        self._thread.join(grace_s + 5.0)
+        if self._thread.is_alive():
+            logger.error("the REST server's thread did not end within %.1f s", grace_s + 5.0)
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+    def _serve(self) -> None:
+        try:
+            with asyncio.Runner(loop_factory=_new_loop) as runner:
+                runner.run(self._server.serve(sockets=[self._listener]))
+        except (Exception, SystemExit) as failure:  # noqa: BLE001 - kept for start(), and logged
+            self._failure = failure
+            logger.exception("the REST server ended")
+        finally:
+            self._listener.close()
+
+
+def serve_rest(core: ServerCore, options: RestOptions, *, metrics: Metrics | None = None) -> RestServer:
+    """Binds, starts the server's thread and returns once it accepts requests.
+
+    Raises:
+        PortTakenError: another program listens on the port.
+        ServerStartError: the address cannot be bound.
+    """
+    import uvicorn
+
+    listener = _bind(options.host, options.port)
+    pool = ThreadPoolExecutor(options.num_threads, thread_name_prefix="rest-call")
+    application = _Application(core, options, metrics or Metrics(), pool)
+    config = uvicorn.Config(
+        application,
+        http="httptools",
+        loop="none",
+        ws="none",
+        lifespan="off",
+        interface="asgi3",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        timeout_keep_alive=50,
+    )
+    server = RestServer(uvicorn.Server(config), listener, pool)
+    try:
+        server.start()
+    except ServerStartError:
+        pool.shutdown(wait=False)
+        raise
+    return server
+
+
+def _new_loop() -> asyncio.AbstractEventLoop:
+    try:
+        import uvloop
+    except ImportError:
+        return asyncio.new_event_loop()
+    loop: asyncio.AbstractEventLoop = uvloop.new_event_loop()
+    return loop
+
+
+def _bind(host: str, port: int) -> socket.socket:
+    """As upstream: every address through IPv6, or through IPv4 where there is no IPv6."""
+    family = socket.AF_INET6 if ":" in host or (not host and socket.has_dualstack_ipv6()) else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if not host and family == socket.AF_INET6:
+            listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+        listener.bind((host, port))
+        listener.listen(2048)
+    except OSError as error:
+        listener.close()
+        raise _bind_error(host, port, error) from error
+    return listener
+
+
+def _bind_error(host: str, port: int, error: OSError) -> PortTakenError | ServerStartError:
+    import errno
+
+    if error.errno == errno.EADDRINUSE:
+        return PortTakenError(f"port {port} is in use by another program", hint=f"ss -ltnp 'sport = :{port}'")
+    return ServerStartError(f"cannot listen on {host or '*'}:{port}: {error.strerror}")
+
+
+class _Costs:
+    """How long each kind of call has lately taken, to choose where the next one runs."""
+
+    def __init__(self) -> None:
+        self._seconds: dict[object, float] = {}
+
+    def quick(self, key: object) -> bool:
+        return self._seconds.get(key, 1.0) < _INLINE_SECONDS
+
+    def record(self, key: object, seconds: float) -> None:
+        """Rises at once and falls slowly, so that one slow call keeps the next ones off the event loop."""
+        previous = self._seconds.get(key)
+        if previous is None and len(self._seconds) >= _MOST_COSTS:
+            self._seconds.clear()
+        self._seconds[key] = seconds if previous is None else max(seconds, previous * 0.8 + seconds * 0.2)
+
+
+class _TooLargeError(Exception):
+    """A body exceeds the limit."""
+
+
+class _Application:
+    """The ASGI application."""
+
+    def __init__(self, core: ServerCore, options: RestOptions, metrics: Metrics, pool: ThreadPoolExecutor) -> None:
+        self._routes = RestRoutes(core, metrics, timeout_s=options.timeout_s)
+        self._options = options
+        self._metrics = metrics
+        self._pool = pool
+        self._costs = _Costs()
+
+    async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
+        reply = await self._reply(scope, receive)
+        headers = [*reply.headers, (b"content-length", b"%d" % len(reply.body))]
+        if self._options.cors:
+            headers += CORS_HEADERS
+        await send({"type": "http.response.start", "status": reply.status, "headers": headers})
+        await send({"type": "http.response.body", "body": reply.body})
+
+    async def _reply(self, scope: Message, receive: Receive) -> Reply:
+        method: str = scope["method"]
+        path = scope["raw_path"].decode("utf-8", "surrogateescape")
+        whole = path
+        if scope["query_string"]:
+            # Upstream matches the query as part of the path.
+            whole = path + "?" + scope["query_string"].decode("utf-8", "surrogateescape")
+        if method not in _METHODS:
+            return html_reply(501, "Not Implemented")
+        if path == self._options.metrics_path:
+            return self._metrics_reply(whole)
+        if not is_api_path(whole):
+            return html_reply(404, "Not Found")
+        if method == "OPTIONS" and self._options.cors:
+            return preflight_reply(_header(scope, b"origin").decode("latin-1"))
+        try:
+            route = parse_route(method, whole)
+            body = await self._body(scope, receive)
+        except StatusError as error:
+            return error_reply(error.code, error.message)
+        except _TooLargeError:
+            message = f"The request body is longer than {self._options.max_body_bytes} bytes"
+            too_large = error_reply(Code.INVALID_ARGUMENT, message)
+            return Reply(413, too_large.body, (*too_large.headers, (b"connection", b"close")))
+        return await self._answer(route, body)
+
+    def _metrics_reply(self, path: str) -> Reply:
+        plain = ((b"content-type", b"text/plain"),)
+        if path != self._options.metrics_path:
+            text = f"Unexpected path: {path}. Should be {self._options.metrics_path}"
+            return Reply(400, text.encode("utf-8", "surrogateescape"), plain)
+        return Reply(200, self._metrics.render(), plain)
+
+    async def _body(self, scope: Message, receive: Receive) -> bytes:
+        limit = self._options.max_body_bytes
+        declared = _header(scope, b"content-length")
+        if declared.isdigit() and (len(declared) > 18 or int(declared) > limit):
+            raise _TooLargeError
+        message = await receive()
+        body: bytes = message.get("body", b"")
+        if message.get("more_body"):
+            body = await self._rest_of_body(body, receive)
+        if len(body) > limit:
+            raise _TooLargeError
+        if b"gzip" in _header(scope, b"content-encoding"):
+            try:
+                body = uncompressed(body, limit=limit)
+            except OverflowError as error:
+                raise _TooLargeError from error
+        return body
+
+    async def _rest_of_body(self, first: bytes, receive: Receive) -> bytes:
+        pieces, size, more = [first], len(first), True
+        while more and size <= self._options.max_body_bytes:
+            message = await receive()
+            pieces.append(message.get("body", b""))
+            size += len(pieces[-1])
+            more = message.get("more_body", False)
+        return b"".join(pieces)
+
+    async def _answer(self, route: Route, body: bytes) -> Reply:
+        if not route.api:
+            return await asyncio.get_running_loop().run_in_executor(self._pool, self._routes.answer, route, body)
+        spec = route.spec
+        key = (spec.name, spec.version, spec.label, route.call)
+        if self._options.inline and len(body) <= _INLINE_BODY_BYTES and self._costs.quick(key):
+            return self._timed_answer(key, route, body)
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._pool, self._timed_answer, key, route, body)
+
+    def _timed_answer(self, key: object, route: Route, body: bytes) -> Reply:
+        started = time.perf_counter()
+        reply = self._routes.answer(route, body)
+        if reply.status == 200:
+            self._costs.record(key, time.perf_counter() - started)
+        return reply
+
+
+def _header(scope: Message, name: bytes) -> bytes:
+    for key, value in scope["headers"]:
+        if key == name:
+            return bytes(value)
+    return b""
