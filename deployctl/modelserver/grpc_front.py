@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import grpc
@@ -99,14 +100,17 @@ class GrpcServer:
 
 def _listen(server: grpc.Server, address: str, tls: TlsOptions | None) -> None:
     try:
-        if tls is None:
-            bound = server.add_insecure_port(address)
-        else:
-            bound = server.add_secure_port(address, _credentials(tls))
+        listen = server.add_insecure_port if tls is None else partial(_listen_with_tls, server, tls)
+        bound = listen(address)
     except RuntimeError as error:
         raise StatusError(Code.UNAVAILABLE, f"Cannot listen for gRPC on {address}: {error}") from error
     if not bound:
         raise StatusError(Code.UNAVAILABLE, f"Cannot listen for gRPC on {address}")
+
+
+def _listen_with_tls(server: grpc.Server, tls: TlsOptions, address: str) -> int:
+    port: int = server.add_secure_port(address, _credentials(tls))
+    return port
 
 
 def _credentials(tls: TlsOptions) -> grpc.ServerCredentials:

@@ -52,7 +52,7 @@ def models_of(config: ServingConfig) -> tuple[ConfiguredModel, ...]:
             model.name,
             model.base_path,
             policy=VersionPolicy(PolicyKind.SPECIFIC, specific=frozenset(model.versions)),
-            labels=dict(model.labels),
+            labels={str(label): int(version) for label, version in model.labels.items()},
         )
         for model in config.models
     )

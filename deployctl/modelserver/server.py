@@ -6,6 +6,7 @@ import logging
 import time
 from typing import TYPE_CHECKING
 
+from deployctl.errors import ServerError
 from deployctl.modelserver.config_file import ConfigFilePoller, read_model_config, read_text_proto
 from deployctl.modelserver.core import CoreOptions, ModelServerCore
 from deployctl.modelserver.flags import Flags, channel_arguments
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
     from deployctl.modelserver.rest import RestServer
 
 logger = logging.getLogger(__name__)
+
+# No tensor of a request can be larger than a protobuf message; JSON of that size would take gigabytes to parse.
+_MAX_BODY_BYTES = 1 << 30
 
 
 class ModelServer:
@@ -78,14 +82,17 @@ class ModelServer:
         options = RestOptions(
             host=flags.host,
             port=flags.rest_api_port,
-            num_threads=flags.rest_api_num_threads,
+            num_threads=max(1, flags.rest_api_num_threads),
             timeout_s=flags.rest_api_timeout_in_ms / 1000,
             cors=flags.rest_api_enable_cors_support,
             metrics_path=_metrics_path(flags),
+            max_body_bytes=_MAX_BODY_BYTES,
+            inline=not flags.enable_batching,
         )
         try:
-            rest = serve_rest(self._core, options)
-        except OSError as error:
+            rest = serve_rest(self._core, options, metrics=self._metrics)
+        except ServerError as error:
+            # As tensorflow_model_server: it goes on with gRPC alone.
             logger.error("Failed to start HTTP Server at %s:%d: %s", flags.host, flags.rest_api_port, error)
             return None
         logger.info("Exporting HTTP/REST API at:%s:%d ...", flags.host, flags.rest_api_port)

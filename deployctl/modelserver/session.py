@@ -106,12 +106,12 @@ class Session(Runner):
             )
             api.raise_for(status)
         finally:
-            for value in values:
-                if value:
-                    api.delete_tensor(value)
+            for handle in values:
+                if handle:
+                    api.delete_tensor(handle)
             if options is not None:
                 api.delete_buffer(options)
-        return [self._converter.to_numpy(result) for result in results]
+        return [self._converter.to_numpy(result) for result in results if result is not None]
 
     def close(self) -> None:
         """Frees the session, its graph and its variables, and gives the memory back to the system."""

@@ -116,7 +116,7 @@ def _listed(proto: TensorProto, dtype: DType) -> NDArray[Any]:
     if dtype.field == "half_val":
         return np.fromiter(values, np.int32, len(values)).astype(np.uint16).view(dtype.numpy)
     carrier = {"int64_val": np.int64, "uint32_val": np.uint32, "uint64_val": np.uint64, "bool_val": np.bool_}
-    listed = np.fromiter(values, carrier.get(dtype.field, np.int32), len(values))
+    listed: NDArray[Any] = np.fromiter(values, carrier.get(dtype.field, np.int32), len(values))
     return listed.astype(dtype.wire).view(dtype.numpy)
 
 

@@ -40,7 +40,7 @@ def packed_varints(values: NDArray[Any]) -> bytes:
     unsigned = values.astype(np.int64).view(np.uint64) if values.dtype.kind == "i" else values.astype(np.uint64)
     largest = int(unsigned.max())
     if largest < 0x80:
-        return unsigned.astype(np.uint8).tobytes()
+        return bytes(unsigned.astype(np.uint8))
     width = (largest.bit_length() + 6) // 7
     shifts = np.arange(width, dtype=np.uint64) * np.uint64(7)
     digits = unsigned.reshape(-1, 1) >> shifts
@@ -48,7 +48,7 @@ def packed_varints(values: NDArray[Any]) -> bytes:
     used[:, 0] = True
     groups = (digits & np.uint64(0x7F)).astype(np.uint8)
     groups[:, :-1] |= used[:, 1:].astype(np.uint8) << 7
-    return groups[used].tobytes()
+    return bytes(groups[used])
 
 
 def fields(message: memoryview) -> Iterator[tuple[int, int, memoryview]]:
