@@ -7,23 +7,13 @@ version, and `verify` finds it.
 from __future__ import annotations
 
 import os
-import re
-import stat
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from deployctl.domain.manifest import MANIFEST_PATH, FileEntry, Manifest, from_json, to_json
-from deployctl.domain.names import (
-    MAX_VERSION,
-    Digest,
-    ModelName,
-    VersionNumber,
-    is_version_name,
-    parse_model_name,
-    server_takes_for_version,
-)
+from deployctl.domain.manifest import FileEntry, Manifest, to_json
+from deployctl.domain.names import ModelName, VersionNumber, parse_model_name
 from deployctl.errors import (
     DiskFullError,
     ExportChangedError,
@@ -32,9 +22,9 @@ from deployctl.errors import (
     StorageError,
     UnsafeExportError,
     VersionNotFoundError,
-    VersionNumbersExhaustedError,
 )
 from deployctl.repository.copying import can_clone, copy_tree, hash_tree
+from deployctl.repository.directory import MANIFEST, ModelDirectory
 from deployctl.repository.durable import (
     exclusive_lock,
     make_directory,
@@ -51,7 +41,7 @@ from deployctl.repository.interface import (
     StagedVersion,
     Stray,
 )
-from deployctl.repository.staging import WORK_DIRECTORY, StagingArea
+from deployctl.repository.staging import StagingArea
 from deployctl.repository.tree import Tree, scan
 
 if TYPE_CHECKING:
@@ -59,11 +49,6 @@ if TYPE_CHECKING:
 
     from deployctl.domain.clock import Clock, Observer
 
-_MANIFEST = Path(MANIFEST_PATH)
-_SAVED_MODEL_NAMES = ("saved_model.pb", "saved_model.pbtxt")
-# The keys of manifest.json are sorted, so its digest comes first and a search need not read 100 whole manifests.
-_DIGEST_HEAD = re.compile(rb'\A\{\s*"digest": "(sha256:[0-9a-f]{64})"')
-_HEAD_BYTES = 128
 # Room for the manifest, directories and the last block of each file.
 _SPARE_BYTES = 1 << 20
 _SPARE_BYTES_PER_FILE = 4096 + 512
@@ -84,23 +69,25 @@ class LocalModelRepository(ModelRepository):
 
     def models(self) -> tuple[ModelName, ...]:
         """Returns the models whose directory holds anything but our own working files, in name order."""
-        return tuple(model for model in self._model_directories() if self._names_below(model))
+        return tuple(directory.model for directory in self._model_directories() if directory.names())
 
     def versions(self, model: ModelName) -> tuple[VersionNumber, ...]:
         """See `ModelRepository.versions`."""
-        numbers = (int(name) for name in self._names_below(model) if is_version_name(name))
-        return tuple(VersionNumber(number) for number in sorted(numbers) if self._is_version(model, number))
+        found = self._directory(model).versions()
+        if not found:
+            self._require_base()
+        return found
 
     def manifest(self, model: ModelName, version: VersionNumber) -> Manifest | None:
-        """See `ModelRepository.manifest`."""
-        path = self.local_path(model, version) / _MANIFEST
-        with storage_errors("read the manifest", path):
-            try:
-                content = path.read_bytes()
-            except (FileNotFoundError, NotADirectoryError):
-                return None
-        manifest = from_json(content, where=str(path))
-        if (manifest.model, manifest.version) != (model, version):
+        """See `ModelRepository.manifest`.
+
+        Raises:
+            VersionNotFoundError: there is no such version.
+            ManifestError: the manifest cannot be read, or is another version's.
+        """
+        path = self.local_path(model, version) / MANIFEST
+        manifest = self._directory(model).manifest(version)
+        if manifest is not None and (manifest.model, manifest.version) != (model, version):
             raise ManifestError(
                 f"{path} is the manifest of {manifest.model}@{manifest.version}, not of {model}@{version}",
                 hint=f"deployctl adopt {model}",
@@ -125,32 +112,22 @@ class LocalModelRepository(ModelRepository):
             LockedError: another publisher holds the model for longer than the time-out.
             VersionNumbersExhaustedError: the model has the highest number that there is.
         """
+        directory = self._directory(staged.model)
         with self._locked(staged.model):
-            if not allow_duplicate:
-                existing = self._version_of(staged)
-                if existing is not None:
-                    return Committed(existing, created=False)
+            existing = None if allow_duplicate else directory.manifest_of(staged.digest)
+            if existing is not None:
+                return Committed(existing, created=False)
             return Committed(self._make_visible(staged, describe, numbering), created=True)
 
     def adopt(self, manifest: Manifest) -> None:
         """See `ModelRepository.adopt`; a manifest that belongs to another version of the same bytes is replaced."""
         directory = self.local_path(manifest.model, manifest.version)
-        path = directory / _MANIFEST
-        with self._locked(manifest.model), storage_errors("write the manifest", path):
-            if path.exists():
-                recorded = from_json(path.read_bytes(), where=str(path))
-                if recorded.digest != manifest.digest:
-                    raise ManifestError(f"{path} already records {recorded.digest}, not {manifest.digest}")
-                if (recorded.model, recorded.version) == (manifest.model, manifest.version):
-                    return
-            area = self._area(manifest.model)
-            with area.open(self._clock) as token:
-                staged = area.contents(token) / _MANIFEST.name
-                write_new_file(staged, to_json(manifest).encode())
-                for parent in reversed(_MANIFEST.parents[:-1]):
-                    make_directory(directory / parent)
-                os.replace(staged, path)
-                sync_directory(path.parent)
+        with self._locked(manifest.model):
+            recorded = self._directory(manifest.model).manifest(manifest.version)
+            if recorded is not None and recorded.digest != manifest.digest:
+                raise ManifestError(f"{directory} already records {recorded.digest}, not {manifest.digest}")
+            if recorded is None or (recorded.model, recorded.version) != (manifest.model, manifest.version):
+                self._put_manifest(directory, manifest)
 
     def entries(self, model: ModelName, version: VersionNumber, observer: Observer) -> tuple[FileEntry, ...]:
         """See `ModelRepository.entries`.
@@ -172,27 +149,19 @@ class LocalModelRepository(ModelRepository):
             UnreadableExportError: a file cannot be read.
         """
         tree = scan(self.local_path(manifest.model, manifest.version))
-        recorded = {entry.path: entry for entry in manifest.files}
         # What has another size has changed, whatever its bytes: hash only the rest.
-        sizes = {file.path: file.stamp.size for file in tree.files}
-        same_size = [
-            file for file in tree.files if file.path in recorded and recorded[file.path].size == file.stamp.size
-        ]
-        found = {entry.path: entry for entry in hash_tree(Tree(tree.root, tuple(same_size)), observer)}
-        problems = [
-            FileProblem(path, "changed" if path in sizes or path in tree.refused else "missing")
-            for path, entry in recorded.items()
-            if found.get(path) != entry
-        ]
-        extra = [FileProblem(path, "extra") for path in {*sizes, *tree.refused} - recorded.keys()]
-        return tuple(sorted(problems + extra, key=lambda problem: problem.path))
+        sizes = {entry.path: entry.size for entry in manifest.files}
+        same_size = tuple(file for file in tree.files if sizes.get(file.path) == file.stamp.size)
+        found = hash_tree(Tree(tree.root, same_size), observer)
+        return _problems(tree, manifest, intact=set(found) & set(manifest.files))
 
     def local_path(self, model: ModelName, version: VersionNumber) -> Path:
         """See `ModelRepository.local_path`."""
-        if not self._is_version(model, version):
+        directory = self._directory(model)
+        if not directory.has(version):
             self._require_base()
             raise VersionNotFoundError(model, version)
-        return self.base_path(model) / str(version)
+        return directory.version_path(version)
 
     def base_path(self, model: ModelName) -> Path:
         """See `ModelRepository.base_path`."""
@@ -200,13 +169,7 @@ class LocalModelRepository(ModelRepository):
 
     def strays(self) -> tuple[Stray, ...]:
         """See `ModelRepository.strays`."""
-        return tuple(
-            Stray(model, name, problem)
-            for model in self._model_directories()
-            for name in sorted(self._names_below(model))
-            if server_takes_for_version(name)
-            if (problem := self._problem(model, name)) is not None
-        )
+        return tuple(stray for directory in self._model_directories() for stray in directory.strays())
 
     def leftovers(self) -> tuple[str, ...]:
         """Returns the paths of staged exports whose publisher is gone, relative to the model base path."""
@@ -245,94 +208,37 @@ class LocalModelRepository(ModelRepository):
                     f"{self._base} has room for {free} bytes, the export needs {needed}", hint=f"df -h {self._base}"
                 )
 
-    def _version_of(self, staged: StagedVersion) -> Manifest | None:
-        """Returns the newest version of the staged bytes that still looks whole, or None."""
-        for version in reversed(self.versions(staged.model)):
-            if self._recorded_digest(staged.model, version) != staged.digest:
-                continue
-            with suppress(ManifestError):
-                manifest = self.manifest(staged.model, version)
-                if manifest is not None and self._sizes_agree(manifest):
-                    return manifest
-        return None
-
-    def _recorded_digest(self, model: ModelName, version: VersionNumber) -> Digest | None:
-        try:
-            with (self.base_path(model) / str(version) / _MANIFEST).open("rb") as file:
-                head = _DIGEST_HEAD.match(file.read(_HEAD_BYTES))
-            if head is not None:
-                return Digest(head[1].decode("ascii"))
-            manifest = self.manifest(model, version)
-        except (OSError, ManifestError):
-            return None
-        return manifest.digest if manifest is not None else None
-
-    def _sizes_agree(self, manifest: Manifest) -> bool:
-        """Whether every file is there with its recorded size; a damaged version must not stand in for a new one."""
-        directory = self.local_path(manifest.model, manifest.version)
-        try:
-            return all((directory / entry.path).stat().st_size == entry.size for entry in manifest.files)
-        except OSError:
-            return False
-
     def _make_visible(
         self, staged: StagedVersion, describe: Callable[[VersionNumber], Manifest], numbering: Numbering
     ) -> Manifest:
         """Renames the staged directory to the next number that is free, with its manifest in it."""
+        directory = self._directory(staged.model)
         contents = self._area(staged.model).contents(staged.token)
-        number = self._next_number(staged.model, numbering)
+        at_least = int(self._clock.now().timestamp()) if numbering is Numbering.TIMESTAMP else 1
         while True:
+            number = directory.next_number(at_least=at_least)
             manifest = describe(number)
-            target = self.base_path(staged.model) / str(number)
             with storage_errors(f"commit {staged.model}@{number}", contents):
                 _write_manifest(contents, manifest)
-                try:
-                    rename_without_replacing(contents, target)
-                except FileExistsError:
-                    # Put there by hand since the numbers were read: whoever holds our lock is us.
-                    number = self._next_number(staged.model, numbering)
-                    continue
-                sync_directory(target.parent)
-            return manifest
+                # We hold the lock, so only what was put there by hand just now can be in the way.
+                with suppress(FileExistsError):
+                    rename_without_replacing(contents, directory.version_path(number))
+                    sync_directory(directory.path)
+                    return manifest
 
-    def _next_number(self, model: ModelName, numbering: Numbering) -> VersionNumber:
-        """Returns a number above all that a server would take for versions, strays included."""
-        taken = (int(name) for name in self._names_below(model) if server_takes_for_version(name))
-        highest = max(taken, default=0)
-        if highest >= MAX_VERSION:
-            raise VersionNumbersExhaustedError(model, highest)
-        following = max(highest, 0) + 1
-        if numbering is Numbering.TIMESTAMP:
-            following = max(following, int(self._clock.now().timestamp()))
-        return VersionNumber(following)
+    def _put_manifest(self, version_directory: Path, manifest: Manifest) -> None:
+        """Puts the manifest into a version that is visible, in one step."""
+        area = self._area(manifest.model)
+        target = version_directory / MANIFEST
+        with storage_errors("write the manifest", target), area.open(self._clock) as token:
+            staged = area.contents(token) / MANIFEST.name
+            write_new_file(staged, to_json(manifest).encode())
+            for parent in reversed(MANIFEST.parents[:-1]):
+                make_directory(version_directory / parent)
+            os.replace(staged, target)
+            sync_directory(target.parent)
 
-    def _problem(self, model: ModelName, name: str) -> str | None:
-        """Returns why the entry is no version though a server would take it for one; None for a version."""
-        path = self.base_path(model) / name
-        with storage_errors("look at", path):
-            mode = path.lstat().st_mode
-            if stat.S_ISLNK(mode):
-                return "a symlink"
-            if not stat.S_ISDIR(mode):
-                return "a file"
-            if not is_version_name(name):
-                return _misspelling(name)
-            if self._is_version(model, int(name)):
-                return None
-            return "no saved_model.pb" if any(path.iterdir()) else "empty"
-
-    def _is_version(self, model: ModelName, number: int) -> bool:
-        """Whether a real directory of that name holds a SavedModel or a manifest."""
-        directory = self.base_path(model) / str(number)
-        with storage_errors("look at", directory):
-            try:
-                if not stat.S_ISDIR(directory.lstat().st_mode):
-                    return False
-            except (FileNotFoundError, NotADirectoryError):
-                return False
-            return any(_exists(directory / name) for name in (*_SAVED_MODEL_NAMES, _MANIFEST))
-
-    def _model_directories(self) -> tuple[ModelName, ...]:
+    def _model_directories(self) -> list[ModelDirectory]:
         """Returns the directories whose names can be models', in name order."""
         self._require_base()
         with storage_errors("list the repository", self._base), os.scandir(self._base) as entries:
@@ -340,23 +246,13 @@ class LocalModelRepository(ModelRepository):
         found = []
         for name in names:
             with suppress(InvalidNameError):
-                found.append(parse_model_name(name))
-        return tuple(found)
-
-    def _names_below(self, model: ModelName) -> list[str]:
-        """Returns the entries of the model's directory but our own working directory; [] if there is none."""
-        directory = self.base_path(model)
-        with storage_errors("list the versions", directory):
-            try:
-                return [name for name in os.listdir(directory) if name != WORK_DIRECTORY]
-            except FileNotFoundError:
-                self._require_base()
-                return []
+                found.append(self._directory(parse_model_name(name)))
+        return found
 
     def _each_area(self, find: Callable[[StagingArea], tuple[str, ...]]) -> tuple[str, ...]:
-        found = []
-        for model in self._model_directories():
-            area = self._area(model)
+        found: list[str] = []
+        for directory in self._model_directories():
+            area = self._area(directory.model)
             with storage_errors("look for leftovers", area.root):
                 found += [str((area.root / token).relative_to(self._base)) for token in find(area)]
         return tuple(found)
@@ -372,6 +268,9 @@ class LocalModelRepository(ModelRepository):
                 stack.enter_context(lock)
             yield
 
+    def _directory(self, model: ModelName) -> ModelDirectory:
+        return ModelDirectory(model, self.base_path(model))
+
     def _area(self, model: ModelName) -> StagingArea:
         return StagingArea(self.base_path(model))
 
@@ -386,23 +285,19 @@ def _refuse_unsafe(tree: Tree) -> None:
         raise tree.refused[path]
 
 
+def _problems(tree: Tree, manifest: Manifest, *, intact: set[FileEntry]) -> tuple[FileProblem, ...]:
+    """Returns how `tree` differs from the manifest's files, of which `intact` are as they should be."""
+    there = {*tree.refused, *(file.path for file in tree.files)}
+    recorded = {entry.path for entry in manifest.files}
+    wrong = recorded - {entry.path for entry in intact}
+    problems = [FileProblem(path, "changed" if path in there else "missing") for path in wrong]
+    problems += [FileProblem(path, "extra") for path in there - recorded]
+    return tuple(sorted(problems, key=lambda problem: problem.path))
+
+
 def _write_manifest(contents: Path, manifest: Manifest) -> None:
     """Writes the manifest into a staged version, durably; may be called again with another."""
-    for parent in reversed(_MANIFEST.parents[:-1]):
+    for parent in reversed(MANIFEST.parents[:-1]):
         make_directory(contents / parent)
-    write_new_file(contents / _MANIFEST, to_json(manifest).encode())
-    sync_directory((contents / _MANIFEST).parent)
-
-
-def _misspelling(name: str) -> str:
-    """Returns how `name`, which a server reads as a number, differs from the number's plain spelling."""
-    if name != name.strip():
-        return "white space"
-    return "a sign" if name[0] in "+-" else "leading zeros"
-
-
-def _exists(path: Path) -> bool:
-    try:
-        return path.exists()
-    except NotADirectoryError:
-        return False
+    write_new_file(contents / MANIFEST, to_json(manifest).encode())
+    sync_directory((contents / MANIFEST).parent)
