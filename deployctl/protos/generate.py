@@ -16,41 +16,41 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-PROTOS = Path(__file__).resolve().parent
+ROOT = Path(__file__).resolve().parent.parent.parent
 # protoc names a file by its path below the root, and that name is what must not clash with TensorFlow's.
-ROOT = PROTOS.parent.parent
+_PROTOS = Path("deployctl", "protos")
 
 
-def generate(destination: Path) -> list[Path]:
-    """Runs protoc over every .proto file here and returns the files written below `destination`.
+def generate(destination: Path, root: Path = ROOT) -> list[Path]:
+    """Runs protoc over every .proto file of `root` and returns the files written below `destination`.
 
     Raises:
         subprocess.CalledProcessError: protoc refuses a file; its message went to stderr.
     """
-    sources = sorted(PROTOS.glob("*.proto"))
-    command = [sys.executable, "-m", "grpc_tools.protoc", f"--proto_path={ROOT}"]
+    sources = sorted((root / _PROTOS).glob("*.proto"))
+    command = [sys.executable, "-m", "grpc_tools.protoc", f"--proto_path={root}"]
     command += [f"--python_out={destination}", f"--pyi_out={destination}", *map(str, sources)]
     subprocess.run(command, check=True, timeout=120)
-    folder = destination / PROTOS.relative_to(ROOT)
+    folder = destination / _PROTOS
     return sorted(folder / f"{source.stem}_pb2{suffix}" for source in sources for suffix in (".py", ".pyi"))
 
 
-def stale() -> list[str]:
+def stale(root: Path = ROOT) -> list[str]:
     """Returns the names of the committed modules that differ from what protoc writes now."""
     with tempfile.TemporaryDirectory(prefix="deployctl-protos-") as folder:
-        fresh = {path.name: path.read_bytes() for path in generate(Path(folder))}
-    committed = {path.name: path.read_bytes() for path in PROTOS.glob("*_pb2.py*")}
+        fresh = {path.name: path.read_bytes() for path in generate(Path(folder), root)}
+    committed = {path.name: path.read_bytes() for path in (root / _PROTOS).glob("*_pb2.py*")}
     return sorted(name for name in fresh.keys() | committed.keys() if fresh.get(name) != committed.get(name))
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(arguments: Sequence[str] | None = None, root: Path = ROOT) -> int:
     """Writes or checks the modules and returns the exit status."""
     parser = argparse.ArgumentParser(prog="python -m deployctl.protos.generate", description=__doc__)
     parser.add_argument("--check", action="store_true", help="compare only, exit 1 when a module is out of date")
     if not parser.parse_args(arguments).check:
-        generate(ROOT)
+        generate(root, root)
         return 0
-    names = stale()
+    names = stale(root)
     for name in names:
         sys.stderr.write(f"{name} is not what its .proto file generates; run python -m deployctl.protos.generate\n")
     return 1 if names else 0

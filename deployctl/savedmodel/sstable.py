@@ -75,6 +75,8 @@ def _handle(view: memoryview, position: int, end: int) -> tuple[int, int, int]:
 
 def _block(data: bytes, offset: int, size: int) -> Iterator[tuple[bytes, bytes]]:
     block = _block_bytes(data, offset, size)
+    if len(block) < 4:
+        raise TableError(f"the block at byte {offset} has {len(block)} bytes")
     (restarts,) = struct.unpack_from("<I", block, len(block) - 4)
     stop = len(block) - 4 - 4 * restarts
     if stop < 0:

@@ -168,7 +168,9 @@ def tensorflow_1(destination: Path, *, as_text: bool = False) -> None:
         builder.add_meta_graph_and_variables(
             session, ["serve"], signature_def_map={"serving_default": signature}, assets_collection=assets
         )
-        builder.add_meta_graph(["gpu", "serve"], signature_def_map={"serving_default": signature}, assets_collection=assets)
+        builder.add_meta_graph(
+            ["gpu", "serve"], signature_def_map={"serving_default": signature}, assets_collection=assets
+        )
         builder.save(as_text=as_text)
     asset.unlink()
 
