@@ -211,6 +211,7 @@ class ProcessRuntime(NetworkRuntime):
             "-P",
             "-m",
             MODULE,
+            f"--host={options.host}",
             f"--port={grpc_port}",
             f"--rest_api_port={rest_port}",
             f"{_CONFIG_FLAG}={self._models_file}",
