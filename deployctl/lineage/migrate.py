@@ -217,7 +217,8 @@ def _sentence(difference: Any) -> str:
     if isinstance(difference, list):
         return "; ".join(_sentence(part) for part in difference)
     verb, *subjects = difference
-    return " ".join([verb.replace("_", " "), *(str(getattr(item, "name", item)) for item in subjects if item)])
+    names = (getattr(subject, "name", subject) for subject in subjects)
+    return f"{verb.replace('_', ' ')} {'.'.join(name for name in names if isinstance(name, str))}"
 
 
 def _missing_triggers(connection: Connection) -> list[str]:
