@@ -48,7 +48,7 @@ class Reloadable(Protocol):
 
 def prediction_service(core: ServerCore, metrics: Metrics, as_content: bool) -> list[Method[Any]]:
     """Returns the methods of tensorflow.serving.PredictionService."""
-    service = _PredictionService(core, as_content=as_content)
+    service = PredictionService(core, as_content=as_content)
 
     def counted(api: str, call: Callable[[Any, float | None], bytes]) -> Callable[[Any, float | None], bytes]:
         def answer(request: Any, timeout_s: float | None) -> bytes:
@@ -84,12 +84,15 @@ def model_service(core: ServerCore) -> list[Method[Any]]:
     ]
 
 
-class _PredictionService:
+class PredictionService:
+    """The methods of tensorflow.serving.PredictionService, each of a request and a timeout in seconds."""
+
     def __init__(self, core: ServerCore, *, as_content: bool) -> None:
         self._core = core
         self._as_content = as_content
 
     def predict(self, request: pb.PredictRequest, timeout_s: float | None) -> bytes:
+        """Answers Predict."""
         spec = _required_spec(request)
         with self._core.servable(spec) as servable:
             inputs = {alias: _decoded(alias, proto) for alias, proto in request.inputs.items()}
@@ -98,6 +101,7 @@ class _PredictionService:
             return self._predict_response(outputs, answered)
 
     def classify(self, request: pb.ClassificationRequest, timeout_s: float | None) -> bytes:
+        """Answers Classify."""
         spec = _required_spec(request)
         with self._core.servable(spec) as servable:
             rows = servable.classify(spec.signature_name, _examples(request.input), timeout_s=timeout_s)
@@ -105,6 +109,7 @@ class _PredictionService:
         return pb.ClassificationResponse(result=_classification_result(rows), model_spec=answered).SerializeToString()
 
     def regress(self, request: pb.RegressionRequest, timeout_s: float | None) -> bytes:
+        """Answers Regress."""
         spec = _required_spec(request)
         with self._core.servable(spec) as servable:
             values = servable.regress(spec.signature_name, _examples(request.input), timeout_s=timeout_s)
@@ -112,6 +117,7 @@ class _PredictionService:
         return pb.RegressionResponse(result=_regression_result(values), model_spec=answered).SerializeToString()
 
     def multi_inference(self, request: pb.MultiInferenceRequest, timeout_s: float | None) -> bytes:
+        """Answers MultiInference, each task by a run of its own."""
         if not request.tasks:
             raise StatusError(Code.INVALID_ARGUMENT, "Inference request must have at least one task.")
         with self._core.servable(_spec(request.tasks[0].model_spec)) as servable:
@@ -130,6 +136,7 @@ class _PredictionService:
             return response.SerializeToString()
 
     def get_model_metadata(self, request: pb.GetModelMetadataRequest, _timeout_s: float | None) -> bytes:
+        """Answers GetModelMetadata."""
         spec = _required_spec(request)
         if not request.metadata_field:
             raise StatusError(Code.INVALID_ARGUMENT, "GetModelMetadataRequest must specify at least one metadata_field")

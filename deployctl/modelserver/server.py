@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from deployctl.errors import ServerError
@@ -40,7 +41,7 @@ class ModelServer:
             logger.warning("--%s is accepted and has no effect here", name)
         _check(flags)
         self._metrics = Metrics()
-        self._core = _core(flags)
+        self._core = _core(flags, self._metrics)
         models = _configured(flags)
         if models is None:
             logger.info("Taking no action for empty config.")
@@ -122,13 +123,8 @@ def _check(flags: Flags) -> None:
         )
 
 
-def _core(flags: Flags) -> ModelServerCore:
-    session = SessionOptions(
-        tags=tuple(flags.saved_model_tags.split(",")),
-        intra_op_threads=flags.tensorflow_intra_op_parallelism or flags.tensorflow_session_parallelism,
-        inter_op_threads=flags.tensorflow_inter_op_parallelism or flags.tensorflow_session_parallelism,
-    )
-    loader = SavedModelLoader(LoaderOptions(session, check_method_names=flags.enable_signature_method_name_check))
+def _core(flags: Flags, metrics: Metrics) -> ModelServerCore:
+    loader = _loader(flags, metrics)
     return ModelServerCore(
         loader,
         LifecycleOptions(
@@ -143,6 +139,29 @@ def _core(flags: Flags) -> ModelServerCore:
             allow_labels_for_unavailable=flags.allow_version_labels_for_unavailable_models,
         ),
     )
+
+
+def _loader(flags: Flags, metrics: Metrics) -> SavedModelLoader:
+    session = SessionOptions(
+        tags=tuple(flags.saved_model_tags.split(",")),
+        intra_op_threads=flags.tensorflow_intra_op_parallelism or flags.tensorflow_session_parallelism,
+        inter_op_threads=flags.tensorflow_inter_op_parallelism or flags.tensorflow_session_parallelism,
+    )
+    options = LoaderOptions(
+        session,
+        check_method_names=flags.enable_signature_method_name_check,
+        warm_up=flags.enable_model_warmup,
+        warm_up_iterations=max(1, flags.num_request_iterations_for_warmup),
+        per_model_batching=flags.enable_per_model_batching_parameters,
+    )
+    if not flags.enable_batching:
+        return SavedModelLoader(options, metrics=metrics)
+    from deployctl.modelserver.batch_scheduler import BatchScheduler
+    from deployctl.modelserver.batching_file import read_batching_options
+
+    batching, threads = read_batching_options(flags.batching_parameters_file)
+    scheduler = BatchScheduler(threads=threads)
+    return SavedModelLoader(replace(options, batching=batching), metrics=metrics, scheduler=scheduler)
 
 
 def _configured(flags: Flags) -> tuple[ConfiguredModel, ...] | None:
