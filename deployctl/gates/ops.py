@@ -1,0 +1,129 @@
+"""Gate: the server knows every op of the graph and of its functions, and none is one that models must not run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from importlib import resources
+from typing import Any
+
+from deployctl.domain.saved_model import MetaGraph
+from deployctl.gates.interface import Candidate, Gate, Outcome, Verdict
+
+# What a served model has no business with: files by name, Python code, writing to the server's log.
+DENIED = frozenset(
+    {
+        "ReadFile",
+        "WriteFile",
+        "MatchingFiles",
+        "MatchingFilesDataset",
+        "ExperimentalMatchingFilesDataset",
+        "WholeFileReader",
+        "WholeFileReaderV2",
+        "TextLineReader",
+        "TextLineReaderV2",
+        "TextLineDataset",
+        "FixedLengthRecordReader",
+        "FixedLengthRecordReaderV2",
+        "FixedLengthRecordDataset",
+        "FixedLengthRecordDatasetV2",
+        "TFRecordReader",
+        "TFRecordReaderV2",
+        "TFRecordDataset",
+        "TFRecordDatasetV2",
+        "ImmutableConst",
+        "PyFunc",
+        "PyFuncStateless",
+        "EagerPyFunc",
+        "Print",
+        "PrintV2",
+    }
+)
+# Stateful by their registration, and yet the same answer to the same request: variables, tables, resources, calls.
+_SAME_ANSWER_PREFIXES = ("Var", "ReadVariable", "Assign", "HashTable", "LookupTable", "InitializeTable", "MutableHash")
+_SAME_ANSWER = frozenset(
+    {"Placeholder", "StatefulPartitionedCall", "PartitionedCall", "If", "While", "Case", "Assert", "SaveV2", "Save"}
+    | {"RestoreV2", "MergeV2Checkpoints", "NoOp", "AnonymousMutableHashTable", "DestroyResourceOp"}
+)
+
+
+class OpsGate(Gate):
+    """Refuses a version with an op that the server does not know or that is denied.
+
+    Args:
+        tensorflow: the server's TensorFlow version, e.g. "2.21"; "" for the newest one that is listed.
+        allowed: ops that are accepted though denied or unknown, e.g. custom ops that the server was given.
+        denied: ops that are refused beside DENIED.
+    """
+
+    name = "ops"
+
+    def __init__(self, *, tensorflow: str = "", allowed: Sequence[str] = (), denied: Sequence[str] = ()) -> None:
+        self._tensorflow = tensorflow or listed_versions()[-1]
+        self._allowed = frozenset(allowed)
+        self._denied = (DENIED | set(denied)) - self._allowed
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        """What it was configured with."""
+        return {
+            "tensorflow": self._tensorflow,
+            "allowed": sorted(self._allowed),
+            "denied": sorted(self._denied - DENIED),
+        }
+
+    def judge(self, candidate: Candidate) -> Verdict:
+        """Returns FAILED with one problem for each op; ops that are new since the serving version are evidence."""
+        graph = candidate.version.served
+        if graph is None:
+            return Verdict(Outcome.FAILED, "no MetaGraph tagged 'serve'", ("no MetaGraph is tagged exactly 'serve'",))
+        known = registered_ops(self._tensorflow)
+        unknown = sorted(op for op in graph.ops if op not in known and op not in self._allowed)
+        denied = sorted(set(graph.ops) & self._denied)
+        problems = [f"op {op} {_place(graph, op)} is not to be run by a served model" for op in denied]
+        problems += [f"op {op} {_place(graph, op)} is unknown to TensorFlow {self._tensorflow}" for op in unknown]
+        varying = sorted(op for op in graph.ops if known.get(op) and not _same_answer(op))
+        evidence = {
+            "tensorflow": self._tensorflow,
+            "kinds": len(graph.ops),
+            "denied": denied,
+            "unknown": unknown,
+            "varying": varying,
+            "new": _new_ops(graph, candidate),
+        }
+        if problems:
+            return Verdict(Outcome.FAILED, problems[0], tuple(problems), evidence)
+        notes = f", answers may vary ({', '.join(varying)})" if varying else ""
+        return Verdict(Outcome.PASSED, f"ok{notes}", evidence=evidence)
+
+
+def listed_versions() -> tuple[str, ...]:
+    """Returns the TensorFlow minor versions whose ops are listed, oldest first."""
+    names = [entry.name.removesuffix(".txt") for entry in _lists().iterdir() if entry.name.endswith(".txt")]
+    return tuple(sorted(names, key=lambda name: tuple(map(int, name.split(".")))))
+
+
+def registered_ops(tensorflow: str) -> dict[str, bool]:
+    """Returns whether each op of a TensorFlow minor version is stateful, by name.
+
+    Raises:
+        FileNotFoundError: that version is not listed; `make ops` writes the list of the installed one.
+    """
+    lines = (_lists() / f"{tensorflow}.txt").read_text(encoding="utf-8").splitlines()
+    return {line.partition(" ")[0]: line.endswith(" stateful") for line in lines}
+
+
+def _lists() -> Any:
+    return resources.files("deployctl.gates") / "tensorflow_ops"
+
+
+def _place(graph: MetaGraph, op: str) -> str:
+    return "in a function" if op in graph.function_ops and op not in graph.graph_ops else "in the graph"
+
+
+def _same_answer(op: str) -> bool:
+    return op in _SAME_ANSWER or op.startswith(_SAME_ANSWER_PREFIXES)
+
+
+def _new_ops(graph: MetaGraph, candidate: Candidate) -> list[str]:
+    serving = candidate.serving.served if candidate.serving else None
+    return sorted(set(graph.ops) - set(serving.ops)) if serving else []
