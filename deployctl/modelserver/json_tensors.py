@@ -12,6 +12,7 @@ from itertools import chain
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any, NoReturn, Self
 
+from deployctl.modelserver.interface import StatusError
 from deployctl.modelserver.json_print import FLOAT_MAX, value_text
 from deployctl.modelserver.json_text import parse_object
 from deployctl.modelserver.json_walk import (
@@ -176,7 +177,10 @@ def _fast_leaves(leaves: list[Any], types: set[type], shape: list[int], dtype: s
         if types <= {str}:
             return to_array(list(map(encode_string, leaves)), shape, dtype)
         if types == {dict}:
-            return to_array(list(map(decode_base64, leaves)), shape, dtype)
+            try:
+                return to_array(list(map(decode_base64, leaves)), shape, dtype)
+            except StatusError:
+                return None
         return None
     if dtype == "bool":
         return to_array(leaves, shape, dtype) if types <= {bool} else None

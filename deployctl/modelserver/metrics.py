@@ -18,6 +18,8 @@ from deployctl.modelserver.interface import Code
 PROMETHEUS_PATH = "/monitoring/prometheus/metrics"
 _LATENCY_BUCKETS = (10.0, 1.8, 33)
 _EXAMPLE_BUCKETS = (1.0, 2.0, 15)
+# Clients choose the model's name, so something has to end what they can make us remember.
+_MOST_CELLS = 10_000
 
 
 class Counter:
@@ -34,7 +36,8 @@ class Counter:
     def add(self, amount: int, *labels: str) -> None:
         """Adds `amount` to the cell of these label values, in the order of the label names."""
         with self._lock:
-            self._cells[labels] = self._cells.get(labels, 0) + amount
+            if labels in self._cells or len(self._cells) < _MOST_CELLS:
+                self._cells[labels] = self._cells.get(labels, 0) + amount
 
     def lines(self) -> list[str]:
         """Renders the TYPE line and one line for each cell, in the order of the label values."""
@@ -66,6 +69,8 @@ class Histogram:
         with self._lock:
             cell = self._cells.get(labels)
             if cell is None:
+                if len(self._cells) >= _MOST_CELLS:
+                    return
                 cell = self._cells[labels] = [0] * (len(self._limits) + 1)
                 self._sums[labels] = 0.0
             cell[bucket] += 1
