@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 NUMERIC_DTYPES = (
-    "float16 bfloat16 float32 float64 int8 int16 int32 int64 uint8 uint16 uint32 uint64 complex64 complex128 bool"
-).split()
+    *("float16", "bfloat16", "float32", "float64", "complex64", "complex128", "bool"),
+    *("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"),
+)
 HALF_PLUS_CONSTANTS = (1, 2, 3, 4, 5)
 
 
@@ -200,7 +202,7 @@ def _builders() -> dict[str, Callable[[Path], None]]:
         "sparse_input": sparse_input,
     }
     for constant in HALF_PLUS_CONSTANTS:
-        builders[f"half_plus_{constant}"] = lambda path, constant=constant: half_plus(path, constant)
+        builders[f"half_plus_{constant}"] = partial(half_plus, constant=constant)
     return builders
 
 

@@ -24,7 +24,10 @@ def test_a_model_config_file_parses() -> None:
           sampling_config { sampling_rate: 0.1 }
         }
       }
-      config { name: "second" base_path: "/tmp/second" model_type: TENSORFLOW model_version_policy: { latest { num_versions: 2 } } },
+      config {
+        name: "second" base_path: "/tmp/second" model_type: TENSORFLOW
+        model_version_policy: { latest { num_versions: 2 } }
+      },
       config: { name: "third" base_path: "/tmp/third" model_version_policy { all: {} } }
     }
     """

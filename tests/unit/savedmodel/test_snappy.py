@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import contextlib
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -42,7 +44,5 @@ def test_refuses_damage(compressed: bytes, reason: str) -> None:
 
 @given(st.binary(max_size=200))
 def test_any_bytes_expand_within_the_limit_or_are_refused(data: bytes) -> None:
-    try:
+    with contextlib.suppress(SnappyError):
         assert len(decompress(data, limit=1000)) <= 1000
-    except SnappyError as error:
-        assert str(error)
