@@ -98,7 +98,8 @@ def _rest_body(request: PredictionRequest) -> bytes:
 
 def _post(endpoint: str, path: str, body: bytes, *, timeout_s: float) -> tuple[int, bytes]:
     url = urlsplit(endpoint)
-    connection = http.client.HTTPConnection(url.hostname or "", url.port, timeout=timeout_s)
+    # A timeout of 0 would mean a socket that never waits.
+    connection = http.client.HTTPConnection(url.hostname or "", url.port, timeout=max(timeout_s, 0.001))
     try:
         connection.request("POST", path, body, {"Content-Type": "application/json"})
         response = connection.getresponse()
@@ -115,7 +116,7 @@ def _rest_error(endpoint: str, status: int, body: bytes) -> Exception:
     try:
         words = str(json.loads(body)["error"])
     except (ValueError, KeyError, TypeError):
-        words = body.decode(errors="replace").strip()[:500] or http.HTTPStatus(status).phrase
+        words = body.decode(errors="replace").strip()[:500] or f"HTTP status {status}"
     if status == http.HTTPStatus.BAD_REQUEST:
         return InvalidRequestError(f"the model server refused the request: {words}")
     if status == http.HTTPStatus.NOT_FOUND:
@@ -158,6 +159,8 @@ def _tensors(signature: Signature, request: PredictionRequest) -> dict[str, tens
 
 
 def _columns_of_rows(signature: Signature, instances: list[Any]) -> dict[str, Any]:
+    if len({_names_inputs(instance) for instance in instances}) > 1:
+        raise InvalidRequestError("some instances name their inputs and others do not")
     rows = [_named(signature, instance) for instance in instances]
     names = rows[0].keys() if rows else signature.inputs.keys()
     if any(row.keys() != names for row in rows):
@@ -167,9 +170,7 @@ def _columns_of_rows(signature: Signature, instances: list[Any]) -> dict[str, An
 
 def _named(signature: Signature, value: Any) -> dict[str, Any]:
     """Returns `value` by input name; the one input of a signature may stand without its name."""
-    from deployctl.serving.tensors import is_bytes_object
-
-    if isinstance(value, dict) and not is_bytes_object(value):
+    if _names_inputs(value):
         given, wanted = value.keys(), signature.inputs.keys()
         if given - wanted or wanted - given - signature.optional_inputs:
             raise InvalidRequestError(
@@ -179,6 +180,12 @@ def _named(signature: Signature, value: Any) -> dict[str, Any]:
     if len(signature.inputs) != 1:
         raise InvalidRequestError(f"name the inputs: the signature takes {', '.join(signature.inputs)}")
     return {next(iter(signature.inputs)): value}
+
+
+def _names_inputs(value: Any) -> bool:
+    from deployctl.serving.tensors import is_bytes_object
+
+    return isinstance(value, dict) and not is_bytes_object(value)
 
 
 def _rows(outputs: Mapping[str, tensor_pb2.TensorProto]) -> list[Any]:

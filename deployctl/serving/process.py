@@ -21,7 +21,7 @@ from deployctl.domain.serving import (
     ServingConfig,
     VersionState,
 )
-from deployctl.errors import PortTakenError, ServerError, ServerStartError, ServerUnavailableError
+from deployctl.errors import PortTakenError, ServerError, ServerStartError, ServerUnavailableError, StorageError
 from deployctl.serving import child as children
 from deployctl.serving import ports
 from deployctl.serving.child import Child, Started
@@ -102,7 +102,10 @@ class ProcessRuntime(NetworkRuntime):
         A server that was started and did not become ready is ended again. Several calls at once start one server.
         """
         deadline = time.monotonic() + timeout_s
-        self._directory.mkdir(parents=True, exist_ok=True)
+        try:
+            self._directory.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise StorageError(f"cannot make {self._directory}: {error.strerror}") from error
         with self._lock("up", timeout_s=timeout_s):
             running = self._running()
             if running is None:
@@ -118,8 +121,8 @@ class ProcessRuntime(NetworkRuntime):
             return False
         with self._lock("down", timeout_s=timeout_s):
             running = self._running()
-            if running is not None and not running.end(drain_s=timeout_s, kill_s=_KILL_S):
-                raise ServerError(f"process {running.pid}, the server of {self._target}, could not be ended")
+            if running is not None:
+                self._end(running, drain_s=timeout_s)
             self._record.unlink(missing_ok=True)
             self.close()
             return running is not None
@@ -146,6 +149,16 @@ class ProcessRuntime(NetworkRuntime):
     def logs(self, *, lines: int | None, since_s: float | None, follow: bool) -> Iterator[str]:
         """Yields the server's log lines, also those of earlier starts."""
         return self._log.read(lines=lines, since=None if since_s is None else ago(since_s), follow=follow)
+
+    def _end(self, running: Child, *, drain_s: float) -> None:
+        try:
+            ended = running.end(drain_s=drain_s, kill_s=_KILL_S)
+        except PermissionError as error:
+            raise ServerError(
+                f"process {running.pid}, the server of {self._target}, belongs to another user"
+            ) from error
+        if not ended:
+            raise ServerError(f"process {running.pid}, the server of {self._target}, could not be ended")
 
     def _lock(self, purpose: str, *, timeout_s: float) -> contextlib.AbstractContextManager[None]:
         return file_lock(self._directory / "server.lock", purpose=f"deployctl {purpose}", timeout_s=timeout_s)
@@ -265,7 +278,7 @@ class ProcessRuntime(NetworkRuntime):
         )
 
     def _abandon(self, started: Started) -> None:
-        left = children.identify(started.pid, rest_port=0, grpc_port=0) if started.returncode is None else None
+        left = children.identify(started.pid, rest_port=0, grpc_port=0) if started.poll() is None else None
         if left is not None:
             left.end(drain_s=1.0, kill_s=_KILL_S)
         self._record.unlink(missing_ok=True)

@@ -14,6 +14,8 @@ from typing import TextIO
 
 _POLL_S = 0.1
 # "2026-11-21T07:24:28.123Z", "2026-11-21 07:24:28,123", "2026-11-21 07:24:28.123456: I tensorflow/…"
+# "I0000 00:00:1795247347.652131", which absl writes before TensorFlow has set it up: seconds since the epoch.
+_EPOCH = re.compile(r"[IWEF]0000 00:00:(\d{9,11}\.\d{1,6}) ")
 _TIMESTAMP = re.compile(
     r"\W{0,2}(?P<day>\d{4}-\d\d-\d\d)[T ](?P<time>\d\d:\d\d:\d\d)(?:[.,](?P<fraction>\d{1,9}))?"
     r"\s?(?P<zone>Z|[+-]\d\d:?\d\d)?"
@@ -101,6 +103,8 @@ class _Position:
 
 def line_time(line: str) -> datetime | None:
     """Returns the aware time that `line` starts with, in local time where it names no zone, or None."""
+    if epoch := _EPOCH.match(line):
+        return datetime.fromtimestamp(float(epoch[1]), UTC)
     match = _TIMESTAMP.match(line)
     if match is None:
         return None

@@ -10,9 +10,10 @@ from __future__ import annotations
 import base64
 import binascii
 import contextlib
+import itertools
 import math
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -69,7 +70,7 @@ def to_tensor(name: str, dtype: str, value: Any) -> tensor_pb2.TensorProto:
         InvalidRequestError: the lists are ragged, an element is not of `dtype`, or `dtype` has no JSON form.
     """
     shape = _shape(value)
-    elements = list(_flat(name, value, shape))
+    elements = _flat(name, value, shape)
     tensor = tensor_pb2.TensorProto()
     for size in shape:
         tensor.tensor_shape.dim.add(size=size)
@@ -122,17 +123,18 @@ def _shape(value: Any) -> tuple[int, ...]:
     return tuple(sizes)
 
 
-def _flat(name: str, value: Any, shape: tuple[int, ...]) -> Iterator[Any]:
-    if not shape:
-        if isinstance(value, list):
-            raise InvalidRequestError(f"input {name!r} is ragged: a list stands where other places have a value")
-        yield value
-        return
-    if not isinstance(value, list) or len(value) != shape[0]:
-        found = f"{len(value)} elements" if isinstance(value, list) else repr(value)
-        raise InvalidRequestError(f"input {name!r} is ragged: {found} where others have {shape[0]} elements")
-    for element in value:
-        yield from _flat(name, element, shape[1:])
+def _flat(name: str, value: Any, shape: tuple[int, ...]) -> list[Any]:
+    """Returns the elements in row-major order."""
+    elements = [value]
+    for size in shape:
+        odd = next((element for element in elements if not isinstance(element, list) or len(element) != size), None)
+        if odd is not None:
+            found = f"{len(odd)} elements" if isinstance(odd, list) else repr(odd)
+            raise InvalidRequestError(f"input {name!r} is ragged: {found} where others have a list of {size}")
+        elements = list(itertools.chain.from_iterable(elements))
+    if any(isinstance(element, list) for element in elements):
+        raise InvalidRequestError(f"input {name!r} is ragged: a list stands where other places have a value")
+    return elements
 
 
 def _to_bytes(name: str, element: Any) -> bytes:

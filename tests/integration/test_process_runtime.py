@@ -329,6 +329,22 @@ def test_the_server_survives_its_starter(runtime: ProcessRuntime, options: Proce
     assert runtime.down(timeout_s=5) is True
 
 
+def test_a_server_whose_starter_was_killed_while_it_started_is_taken_over(
+    runtime: ProcessRuntime, options: ProcessOptions
+) -> None:
+    with starter(options, "kill") as process:
+        deadline = time.monotonic() + TIMEOUT_S
+        while not (found := servers_of(options)):
+            assert time.monotonic() < deadline
+            threading.Event().wait(0.001)
+        process.kill()
+
+    runtime.up(NOTHING, timeout_s=TIMEOUT_S)
+
+    assert servers_of(options) == found
+    assert server(options).pid == found[0]
+
+
 def test_the_server_gets_no_secret_of_its_starter(options: ProcessOptions) -> None:
     with starter(options, "exit") as process:
         process.wait(TIMEOUT_S)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import threading
 from collections.abc import Iterator
@@ -49,9 +50,10 @@ def endpoint(wire: Wire) -> Iterator[str]:
             wire.asked.append((self.path, json.loads(body)))
             if wire.stall is not None:
                 wire.stall.wait(30)
-            self.send_response(wire.status)
-            self.end_headers()
-            self.wfile.write(wire.body)
+            with contextlib.suppress(BrokenPipeError):  # the client has gone
+                self.send_response(wire.status)
+                self.end_headers()
+                self.wfile.write(wire.body)
 
         def log_message(self, format: str, *args: Any) -> None:
             pass

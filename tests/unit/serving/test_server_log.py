@@ -100,6 +100,8 @@ def test_following_starts_before_there_is_a_log(log: ServerLog) -> None:
         ("2026-11-21T08:00:01.5+01:00 x", datetime(2026, 11, 21, 7, 0, 1, 500000, tzinfo=UTC)),
         ("[2026-11-21 07:00:01.123456789Z] x", datetime(2026, 11, 21, 7, 0, 1, 123456, tzinfo=UTC)),
         ("2026-11-21 07:00:01,250 INFO x", datetime(2026, 11, 21, 7, 0, 1, 250000).astimezone(UTC)),  # noqa: DTZ001
+        ("I0000 00:00:1795244401.250000    1926 port.cc:153] x", datetime(2026, 11, 21, 7, 0, 1, 250000, tzinfo=UTC)),
+        ("2026-11-21 07:00:01,250.250: I x", datetime(2026, 11, 21, 7, 0, 1, 250000).astimezone(UTC)),  # noqa: DTZ001
         ("2026-13-21 07:00:01 x", None),
         ("Traceback (most recent call last):", None),
         ("", None),
