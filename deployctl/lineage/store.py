@@ -9,7 +9,7 @@ from operator import itemgetter
 from types import TracebackType
 from typing import Any, Self
 
-from sqlalchemy import ColumnElement, Connection, Select, Table, delete, func, insert, select
+from sqlalchemy import Connection, RowMapping, Select, Table, delete, func, insert, select
 
 from deployctl.domain.event import GENESIS, Event, NewEvent, chain
 from deployctl.domain.manifest import Manifest, from_json
@@ -131,14 +131,16 @@ class SqlLineageStore(LineageStore):
             for column, wanted in ((events.c.model, model), (events.c.target, target))
             if wanted is not None
         ]
-        return self._events(touching, newest_first=True, limit=limit)
+        rows = self._rows(select(events).where(*touching).order_by(events.c.sequence.desc()).limit(limit))
+        return [event_from_row(row) for row in rows]
 
     def events(self) -> Iterator[Event]:
         """Yields every event in order; memory does not grow with their number."""
         last = 0
-        while page := self._events([events.c.sequence > last], newest_first=False, limit=_PAGE):
-            yield from page
-            last = page[-1].sequence
+        while rows := self._rows(_events_after(last)):
+            # One at a time: those before one that cannot be read are good.
+            yield from map(event_from_row, rows)
+            last = rows[-1]["sequence"]
 
     def folded_sequence(self) -> int:
         """Returns the sequence of the newest event that the projections know of, 0 when there is none."""
@@ -162,20 +164,18 @@ class SqlLineageStore(LineageStore):
             for table in PROJECTIONS:
                 connection.execute(delete(table))
             last = 0
-            while page := _page(connection, _events_after(last)):
-                for event in page:
-                    _refold(connection, event)
-                last = page[-1].sequence
+            while rows := connection.execute(_events_after(last)).mappings().all():
+                for row in rows:
+                    _refold(connection, event_from_row(row))
+                last = rows[-1]["sequence"]
         return last
 
     def _revisions(self, query: Select[Any]) -> tuple[Revision, ...]:
-        with self._database.reading() as connection:
-            return tuple(revision_from_row(row) for row in connection.execute(query).mappings())
+        return tuple(revision_from_row(row) for row in self._rows(query))
 
-    def _events(self, where: Sequence[ColumnElement[bool]], *, newest_first: bool, limit: int) -> list[Event]:
-        order = events.c.sequence.desc() if newest_first else events.c.sequence
+    def _rows(self, query: Select[Any]) -> Sequence[RowMapping]:
         with self._database.reading() as connection:
-            return _page(connection, select(events).where(*where).order_by(order).limit(limit))
+            return connection.execute(query).mappings().all()
 
 
 class SqlLineageTransaction(LineageTransaction):
@@ -233,10 +233,6 @@ def _by_version(connection: Connection, table: Table, model: ModelName | None) -
 
 def _events_after(sequence: int) -> Select[Any]:
     return select(events).where(events.c.sequence > sequence).order_by(events.c.sequence).limit(_PAGE)
-
-
-def _page(connection: Connection, query: Select[Any]) -> list[Event]:
-    return [event_from_row(row) for row in connection.execute(query).mappings()]
 
 
 def _refold(connection: Connection, event: Event) -> None:

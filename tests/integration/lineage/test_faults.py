@@ -12,8 +12,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import closing
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
@@ -90,55 +90,68 @@ def test_a_writer_killed_at_any_moment_leaves_whole_transactions_only(path: Path
     print(f"seed {seed}")  # noqa: T201
     moments = random.Random(seed)
     wait = threading.Event()
-    command = [
-        sys.executable,
-        "-c",
-        "import sys; from tests.integration.lineage.test_faults import append_pairs;"
-        "print('ready', flush=True); append_pairs(sys.argv[1], 'digits', None)",
-        f"sqlite:///{path}",
-    ]
-    grown = 0
+    verified = 0
 
-    for _ in range(5):
-        # Imports take most of a child's time: each child forks ten writers, and each of these is killed.
-        with subprocess.Popen(_forking(command), stdout=subprocess.PIPE, stdin=subprocess.PIPE, text=True) as parent:
-            assert parent.stdout is not None
-            assert parent.stdin is not None
-            for _ in range(10):
-                writer = int(parent.stdout.readline())
-                wait.wait(moments.uniform(0.0, 0.05))
-                os.kill(writer, signal.SIGKILL)
-                parent.stdin.write("\n")
-                parent.stdin.flush()
-                assert parent.stdout.readline() == "reaped\n"
+    with _forker(f"sqlite:///{path}") as ask:
+        for _ in range(50):
+            writer = int(ask("fork"))
+            wait.wait(moments.uniform(0.0, 0.08))
+            os.kill(writer, signal.SIGKILL)
+            assert ask("reap") == "reaped"
 
-                audit = verify(store)
-                assert audit.is_intact
-                assert audit.verified % 2 == 0
-                assert store.pending(TARGET) == ()
-                assert store.folded_sequence() == audit.verified
-        grown = max(grown, audit.verified)
+            audit = verify(store)
+            assert audit.is_intact
+            assert audit.verified >= verified
+            assert audit.verified % 2 == 0
+            assert store.pending(TARGET) == ()
+            assert store.folded_sequence() == audit.verified
+            verified = audit.verified
 
     append_pairs(f"sqlite:///{path}", MODEL, 1)
-    assert verify(store).verified == grown + 2 > 2
+    assert verify(store).verified == verified + 2 > 20
     with closing(sqlite3.connect(path)) as connection:
         assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
 
 
-def _forking(command: list[str]) -> list[str]:
-    program = (
-        "import os, sys\n"
-        "from tests.integration.lineage.test_faults import append_pairs\n"
-        "for _ in range(10):\n"
-        "    writer = os.fork()\n"
-        "    if writer == 0:\n"
-        "        append_pairs(sys.argv[1], 'digits', None)\n"
-        "    print(writer, flush=True)\n"
-        "    sys.stdin.readline()\n"
-        "    os.waitpid(writer, 0)\n"
-        "    print('reaped', flush=True)\n"
-    )
-    return [command[0], "-c", program, command[-1]]
+# Imports take most of a new process's time, so one process that has done them forks the writers that are killed.
+_FORKER = """
+import os, sys
+from tests.integration.lineage.test_faults import append_pairs
+append_pairs(sys.argv[1], "digits", 1)
+for line in sys.stdin:
+    if line == "fork\\n":
+        writer = os.fork()
+        if writer == 0:
+            append_pairs(sys.argv[1], "digits", None)
+        print(writer, flush=True)
+    else:
+        os.waitpid(writer, 0)
+        print("reaped", flush=True)
+"""
+
+
+@contextmanager
+def _forker(url: str) -> Iterator[Callable[[str], str]]:
+    with subprocess.Popen(
+        [sys.executable, "-c", _FORKER, url],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    ) as process:
+
+        def ask(word: str) -> str:
+            assert process.stdin is not None
+            assert process.stdout is not None
+            process.stdin.write(f"{word}\n")
+            process.stdin.flush()
+            return process.stdout.readline().strip()
+
+        try:
+            yield ask
+        finally:
+            # The whole group: a test that failed may leave a writer.
+            os.killpg(process.pid, signal.SIGKILL)
 
 
 def test_a_locked_database_is_busy_within_the_timeout(path: Path, store: SqlLineageStore) -> None:
@@ -211,28 +224,39 @@ def test_a_missing_folder_is_an_error_of_ours(tmp_path: Path) -> None:
         migrate.upgrade(url, now=NOW)
 
 
-# Root may write whatever the permissions say, so these run as somebody else where the tests run as root.
+# Root may write whatever the permissions say, so these run as somebody else where the tests run as root; who then may
+# not even read Python's modules, which a rehearsal therefore loads first.
 _AS_NOBODY = """
 import os, sys
-if os.getuid() == 0:
-    os.setgid(65534); os.setuid(65534)
 from datetime import UTC, datetime
 from deployctl.errors import DeployctlError
 from deployctl.lineage import migrate
 from deployctl.lineage.store import SqlLineageStore
 from tests.support.lineage import published
-url = sys.argv[1]
-def write():
+
+def read(url):
+    with SqlLineageStore(url) as store:
+        store.models()
+
+def write(url):
     with SqlLineageStore(url) as store, store.transaction() as transaction:
         transaction.append(published())
-actions = [SqlLineageStore(url).models, write, lambda: migrate.backup(url, now=datetime.now(UTC)),
-           lambda: migrate.upgrade(url, now=datetime.now(UTC))]
-for action in actions:
+
+def outcome(action, url):
     try:
-        action()
-        print("done")
+        action(url)
     except DeployctlError as error:
-        print(type(error).__name__)
+        return type(error).__name__
+    return "done"
+
+now = datetime.now(UTC)
+actions = [read, write, lambda url: migrate.backup(url, now=now), lambda url: migrate.upgrade(url, now=now)]
+assert [outcome(action, sys.argv[1]) for action in actions] == ["done"] * 4
+if os.getuid() == 0:
+    os.setgroups([])
+    os.setgid(65534)
+    os.setuid(65534)
+print(*[outcome(action, sys.argv[2]) for action in actions])
 """
 
 
@@ -256,7 +280,7 @@ def test_a_read_only_file_or_folder_gives_errors_of_ours(
         folder.chmod(folder_mode)
 
         ran = subprocess.run(
-            [sys.executable, "-c", _AS_NOBODY, f"sqlite:///{folder}/lineage.db"],
+            [sys.executable, "-c", _AS_NOBODY, f"sqlite:///{path}", f"sqlite:///{folder}/lineage.db"],
             capture_output=True,
             text=True,
             timeout=60,
