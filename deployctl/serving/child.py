@@ -21,8 +21,8 @@ from deployctl.serving.files import write_durably
 
 _PROC = Path("/proc")
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
-# Fields of /proc/PID/stat after the command's name, counted from 0 (proc(5): state is field 3, starttime field 22).
-_STATE, _START_TIME = 0, 19
+# Fields of /proc/PID/stat after the command's name, counted from 0 (proc(5): state is 3, num_threads 20, starttime 22).
+_STATE, _THREADS, _START_TIME = 0, 17, 19
 _ENDED_STATES = frozenset({"Z", "X"})
 _LONGEST_POLL_S = 0.02
 
@@ -52,7 +52,7 @@ class Child:
         found = _stat(self.pid)
         if found is None or int(found[_START_TIME]) != self.start_ticks:
             return False
-        if found[_STATE] in _ENDED_STATES:
+        if _has_ended(found):
             reap(self.pid)
             return False
         return True
@@ -117,7 +117,7 @@ def start(command: Sequence[str], *, log: Path, directory: Path, environment: Ma
 def identify(pid: int, *, rest_port: int, grpc_port: int) -> Child | None:
     """Returns process `pid` as it runs now, None when there is none."""
     found = _stat(pid)
-    if found is None or found[_STATE] in _ENDED_STATES:
+    if found is None or _has_ended(found):
         return None
     return Child(pid, int(found[_START_TIME]), boot_id(), rest_port, grpc_port)
 
@@ -169,6 +169,11 @@ def _stat(pid: int) -> list[str] | None:
         return None
     # The command's name, in parentheses, may itself hold spaces and parentheses.
     return text.rpartition(")")[2].split()
+
+
+def _has_ended(found: list[str]) -> bool:
+    """Whether it is a zombie whose last thread is gone: until then it may still hold its ports."""
+    return found[_STATE] in _ENDED_STATES and int(found[_THREADS]) <= 1
 
 
 @dataclass(frozen=True, slots=True)

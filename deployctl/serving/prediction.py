@@ -176,7 +176,7 @@ def _named(signature: Signature, value: Any) -> dict[str, Any]:
             raise InvalidRequestError(
                 f"the signature takes {', '.join(wanted)}, but the request gives {', '.join(given) or 'nothing'}"
             )
-        return value
+        return dict(value)
     if len(signature.inputs) != 1:
         raise InvalidRequestError(f"name the inputs: the signature takes {', '.join(signature.inputs)}")
     return {next(iter(signature.inputs)): value}

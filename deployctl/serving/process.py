@@ -55,6 +55,7 @@ class ProcessOptions:
         state_dir: holds `<target>/` with the server's configuration, log and process record.
         host: the address to listen on.
         rest_port: 0 for one that is free at each start; so `grpc_port`.
+        drain_timeout_s: how long the server lets requests finish when it is asked to end; `down` has its own limit.
         log_limit_bytes: a larger log is set aside at the next start; one older log is kept.
         environment: variables that the server gets beside the few that it takes from its starter.
         extra_args: further flags of the server; the last of two equal flags counts.
@@ -70,6 +71,7 @@ class ProcessOptions:
     max_num_load_retries: int = 1
     load_retry_interval_micros: int = 1_000_000
     file_system_poll_wait_seconds: int = 1
+    drain_timeout_s: float = 30.0
     log_limit_bytes: int = 16 * 2**20
     environment: Mapping[str, str] = field(default_factory=dict)
     extra_args: tuple[str, ...] = ()
@@ -234,6 +236,7 @@ class ProcessRuntime(NetworkRuntime):
             f"--load_retry_interval_micros={options.load_retry_interval_micros}",
             "--allow_version_labels_for_unavailable_models=true",
             f"--file_system_poll_wait_seconds={options.file_system_poll_wait_seconds}",
+            f"--drain_timeout={options.drain_timeout_s}",
             *options.extra_args,
         ]
         environment = server_environment(os.environ) | dict(options.environment)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import select
@@ -382,6 +383,41 @@ def test_requests_in_flight_are_answered_while_the_server_goes_down(place: Place
     *answered, last = answers
     assert set(answered) == {3.0}
     assert "nothing answers" in str(last)
+
+
+def test_a_kernel_without_process_descriptors_is_enough(
+    runtime: ProcessRuntime, options: ProcessOptions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def missing(pid: int, flags: int = 0) -> int:
+        raise OSError(errno.ENOSYS, "Function not implemented")
+
+    runtime.up(NOTHING, timeout_s=TIMEOUT_S)
+    pid = server(options).pid
+    monkeypatch.setattr(os, "pidfd_open", missing)
+
+    assert runtime.down(timeout_s=10) is True
+    assert not Path(f"/proc/{pid}").exists()
+
+
+def test_the_server_runs_apart_from_its_starter(runtime: ProcessRuntime, options: ProcessOptions) -> None:
+    runtime.up(NOTHING, timeout_s=TIMEOUT_S)
+    pid = server(options).pid
+
+    assert os.getsid(pid) == pid
+    assert os.readlink(f"/proc/{pid}/cwd") == str(options.directory)
+    assert os.readlink(f"/proc/{pid}/fd/0") == "/dev/null"
+    assert os.readlink(f"/proc/{pid}/fd/2") == str(options.directory / "server.log")
+
+
+def test_the_server_listens_on_loopback_alone(runtime: ProcessRuntime) -> None:
+    endpoints = runtime.up(NOTHING, timeout_s=TIMEOUT_S)
+
+    for address in (endpoints.grpc, endpoints.rest.removeprefix("http://")):
+        host, _, port = address.rpartition(":")
+        assert host == "127.0.0.1"
+        # 127.0.0.2 is this machine too: only a server that listens everywhere answers there.
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection(("127.0.0.2", int(port)), timeout=5)
 
 
 def test_following_the_log_shows_what_comes(place: Place) -> None:
