@@ -20,8 +20,8 @@ from deployctl.protos.saved_model_pb2 import BundleEntryProto, BundleHeaderProto
 from deployctl.savedmodel.dtypes import dtype_name, shape_of
 from deployctl.savedmodel.sstable import TableError, entries
 
-# 100 bytes a tensor: some 600,000 tensors.
-MAX_INDEX_BYTES = 64 << 20
+# The largest checkpoints in use have some hundred thousand tensors, of about 100 bytes each in the index.
+MAX_INDEX_BYTES, MAX_TENSORS = 64 << 20, 500_000
 _HEADER_KEY = b""
 # The keys of the slices of a partitioned tensor begin so (EncodeTensorNameSlice); the tensor has its own entry.
 _SLICE_PREFIX = b"\0"
@@ -138,6 +138,8 @@ def _bundle(prefix: Path, data: bytes) -> Bundle:
             raise TableError(f"the entry {key!r} has a negative place or size")
         if not proto.slices:
             shard_sizes[proto.shard_id] = max(shard_sizes.get(proto.shard_id, 0), proto.offset + proto.size)
+        if len(tensors) == MAX_TENSORS:
+            raise TableError(f"it lists more than {MAX_TENSORS} tensors")
         if not key.startswith(_SLICE_PREFIX):
             tensors[key.decode()] = _entry(key.decode(), proto)
     if header is None:

@@ -30,58 +30,53 @@ _WANTED_COLLECTIONS = frozenset({_VARIABLES_COLLECTION.encode(), _ASSETS_COLLECT
 # What TensorFlow 2 saves besides the values: it is read by Python only.
 OBJECT_GRAPH_KEY = "_CHECKPOINTABLE_OBJECT_GRAPH"
 # Everything but graph, collections and object graph, which are walked, is small: kilobytes in real models.
-MAX_PARSED_BYTES = 64 << 20
+MAX_PARSED_BYTES = 16 << 20
 
 
-def read_meta_graph(data: memoryview, start: int, stop: int) -> MetaGraph:
-    """Returns what the MetaGraphDef in data[start:stop] declares.
+def read_meta_graph(walker: wire.Walker, start: int, stop: int) -> MetaGraph:
+    """Returns what the MetaGraphDef in walker.data[start:stop] declares.
 
     Raises:
         wire.WireError: it is not wire format, or larger than any real one.
         google.protobuf.message.DecodeError: a part of it does not parse.
         UnicodeDecodeError: the name of an op is not UTF-8.
     """
-    graph_walker = GraphWalker(data)
+    graphs = GraphWalker(walker)
     objects: list[Variable] = []
-    small: list[bytes] = []
-    for field in wire.fields(data, start, stop):
+    # Protobuf reads concatenated messages as one, so that what is walked can simply be left out.
+    small = bytearray()
+    for field in walker.fields(start, stop):
         if field.number == _GRAPH:
-            graph_walker.walk(*field.content())
+            graphs.walk(*field.content())
         elif field.number == _OBJECT_GRAPH:
-            objects += _object_variables(data, *field.content())
-        elif field.number != _COLLECTION or _is_wanted_collection(data, *field.content()):
-            small.append(_copy(data, field.start, field.stop))
-    if sum(map(len, small)) > MAX_PARSED_BYTES:
-        raise wire.WireError(f"the MetaGraph at byte {start} has more than {MAX_PARSED_BYTES} bytes beside its graph")
-    # Protobuf reads concatenated messages as one, so that what was walked is simply left out.
-    return _meta_graph(MetaGraphDef.FromString(b"".join(small)), graph_walker.result(), objects)
+            objects += _object_variables(walker, *field.content())
+        elif field.number != _COLLECTION or walker.last_bytes(*field.content(), _MAP_KEY) in _WANTED_COLLECTIONS:
+            if len(small) + field.stop - field.start > MAX_PARSED_BYTES:
+                raise wire.WireError(
+                    f"the MetaGraph at byte {start} has more than {MAX_PARSED_BYTES} bytes beside its graph"
+                )
+            small += walker.data[field.start : field.stop]
+    proto = MetaGraphDef.FromString(bytes(small))
+    restore_function = graphs.function_called_by(proto.saver_def.restore_op_name)
+    return _meta_graph(proto, graphs.result(), objects, restore_function)
 
 
-def _copy(data: memoryview, start: int, stop: int) -> bytes:
-    if stop - start > MAX_PARSED_BYTES:
-        raise wire.WireError(f"the field at byte {start} has {stop - start} bytes")
-    return bytes(data[start:stop])
-
-
-def _is_wanted_collection(data: memoryview, start: int, stop: int) -> bool:
-    key_start, key_stop = wire.last_bytes(data, start, stop, _MAP_KEY)
-    return bytes(data[key_start:key_stop]) in _WANTED_COLLECTIONS
-
-
-def _object_variables(data: memoryview, start: int, stop: int) -> list[Variable]:
+def _object_variables(walker: wire.Walker, start: int, stop: int) -> list[Variable]:
     """The variables of a SavedObjectGraph (TensorFlow 2)."""
     variables = []
-    for node_start, node_stop in wire.messages(data, start, stop, _OBJECT_NODE):
-        if any(field.number == _OBJECT_VARIABLE for field in wire.fields(data, node_start, node_stop)):
-            node = SavedObject.FromString(_copy(data, node_start, node_stop))
+    for node_start, node_stop in walker.messages(start, stop, _OBJECT_NODE):
+        if any(field.number == _OBJECT_VARIABLE for field in walker.fields(node_start, node_stop)):
+            if node_stop - node_start > MAX_PARSED_BYTES:
+                raise wire.WireError(f"the variable at byte {node_start} has {node_stop - node_start} bytes")
+            node = SavedObject.FromString(bytes(walker.data[node_start:node_stop]))
             if node.WhichOneof("kind") == "variable":
                 declared = node.variable
                 variables.append(Variable(declared.name, dtype_name(declared.dtype), shape_of(declared.shape)))
     return sorted(variables, key=lambda variable: (variable.name, variable.dtype))
 
 
-def _meta_graph(proto: MetaGraphDef, graph: Graph, objects: list[Variable]) -> MetaGraph:
-    restores, keys = _restored(proto, graph)
+def _meta_graph(proto: MetaGraphDef, graph: Graph, objects: list[Variable], restore_function: str) -> MetaGraph:
+    restores, keys = _restored(proto, graph, restore_function)
     return MetaGraph(
         tags=tuple(sorted(set(proto.meta_info_def.tags))),
         signatures={key: _signature(proto.signature_def[key]) for key in sorted(proto.signature_def)},
@@ -132,18 +127,24 @@ def _assets(proto: MetaGraphDef) -> tuple[str, ...]:
     return tuple(sorted({asset.filename for asset in listed}))
 
 
-def _restored(proto: MetaGraphDef, graph: Graph) -> tuple[bool, tuple[str, ...]]:
+def _restored(proto: MetaGraphDef, graph: Graph, restore_function: str) -> tuple[bool, tuple[str, ...]]:
     """Whether loading reads values from variables/, and by which keys.
 
     TensorFlow's loader runs the saver's restore op whenever there is a saver_def, but skips it silently when
     variables.index is absent (RestoreSession and RunRestore in tensorflow/cc/saved_model/loader.cc). TensorFlow 2
     writes a saver_def even for a model without variables; its restore op then reads nothing but the object graph.
-    A graph may hold more RestoreV2 ops than the saver's (tf.train.init_from_checkpoint), which read other files:
-    the saver's take their path from its filename tensor, or in a function from an argument.
+
+    A graph may hold other RestoreV2 ops than the saver's, which read other files (tf.train.init_from_checkpoint).
+    The saver's are those that take their path from its filename tensor (TensorFlow 1), or those in the function
+    that its restore op calls (TensorFlow 2).
     """
     if not proto.saver_def.restore_op_name:
         return False, ()
     filename = proto.saver_def.filename_tensor_name.partition(":")[0]
-    own = [restore for restore in graph.restores if restore.in_function or restore.prefix == filename]
+    own = [
+        restore
+        for restore in graph.restores
+        if (restore.function == restore_function if restore.function else restore.prefix == filename)
+    ]
     keys = frozenset().union(*(restore.keys for restore in own if restore.keys)) - {OBJECT_GRAPH_KEY}
     return bool(keys) or any(restore.keys is None for restore in own), tuple(sorted(keys))

@@ -24,7 +24,7 @@ from deployctl.savedmodel import wire
 from deployctl.savedmodel.bundle import Bundle, read_bundle
 from deployctl.savedmodel.interface import SavedModelReader
 from deployctl.savedmodel.meta_graph import read_meta_graph
-from deployctl.savedmodel.text import TextError, saved_model_bytes
+from deployctl.savedmodel.text import MAX_TEXT_BYTES, TextError, saved_model_bytes
 
 _BINARY, _TEXT = "saved_model.pb", "saved_model.pbtxt"
 _VARIABLES = Path("variables", "variables")
@@ -100,7 +100,7 @@ def _content(file: Path) -> Iterator[memoryview]:
     """The wire format of the SavedModel in `file`, for as long as the context lasts."""
     with file.open("rb") as stream:
         if file.name == _TEXT:
-            yield memoryview(saved_model_bytes(stream.read()))
+            yield memoryview(saved_model_bytes(stream.read(MAX_TEXT_BYTES + 1)))
         elif stream.seek(0, 2) <= MAX_READ_BYTES:
             stream.seek(0)
             yield memoryview(stream.read())
@@ -110,10 +110,10 @@ def _content(file: Path) -> Iterator[memoryview]:
 
 
 def _parse(data: memoryview) -> tuple[int, tuple[MetaGraph, ...]]:
-    version, meta_graphs = 0, []
-    for field in wire.fields(data, 0, len(data)):
+    version, meta_graphs, walker = 0, [], wire.Walker(data)
+    for field in walker.fields(0, len(data)):
         if field.number == _META_GRAPHS:
-            meta_graphs.append(read_meta_graph(data, *field.content()))
+            meta_graphs.append(read_meta_graph(walker, *field.content()))
         elif field.number == _SCHEMA_VERSION and field.wire_type == wire.VARINT:
             version = field.value
     return version, tuple(meta_graphs)

@@ -21,7 +21,7 @@ def saved_model_bytes(text: bytes) -> bytes:
         TextError: it is too large, not UTF-8, nested too deeply or not a SavedModel.
     """
     if len(text) > MAX_TEXT_BYTES:
-        raise TextError(f"it is {len(text)} bytes of text, and the limit is {MAX_TEXT_BYTES}")
+        raise TextError(f"it is more than {MAX_TEXT_BYTES} bytes of text")
     try:
         return text_format.Parse(text.decode(), SavedModel(), allow_unknown_field=True).SerializeToString()
     except RecursionError:

@@ -13,6 +13,7 @@ from typing import NamedTuple
 VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5
 # A varint holds at most 64 bits, 7 to a byte.
 _LONGEST_VARINT = 10
+MAX_FIELDS = 20_000_000
 _LARGEST_TAG = (1 << 32) - 1
 
 
@@ -64,78 +65,97 @@ def varint(data: memoryview, position: int, end: int) -> tuple[int, int]:
     raise WireError(f"the number at byte {position} does not end")
 
 
-def fields(data: memoryview, start: int, end: int) -> Iterator[Field]:
-    """Yields the fields of the message in data[start:end], in file order.
+class Walker:
+    """Walks the messages in `data`, and no more than `budget` fields of them all.
 
-    Raises:
-        WireError: the bytes are not wire format, a field goes past `end`, or there is a group (a feature of
-            proto2 that no file of TensorFlow uses).
+    A field takes two bytes at least. Without a limit, a file of 500 MB that is nothing but fields would keep its
+    reader busy for minutes; the largest graphs in use have some ten million.
     """
-    position = start
-    while position < end:
-        begin = position
-        tag, position = varint(data, position, end)
-        number, wire_type = tag >> 3, tag & 7
-        if not 8 <= tag <= _LARGEST_TAG:
-            raise WireError(f"there is no field tag at byte {begin}")
-        if wire_type == BYTES:
-            length, value = varint(data, position, end)
-            position = value + length
-        elif wire_type == VARINT:
-            value, position = varint(data, position, end)
-        elif wire_type in (FIXED32, FIXED64):
-            value, position = position, position + (8 if wire_type == FIXED64 else 4)
-        else:
-            raise WireError(f"field {number} at byte {begin} has wire type {wire_type}")
-        if position > end:
-            raise WireError(f"field {number} at byte {begin} goes {position - end} bytes past its message")
-        yield Field(number, wire_type, begin, value, position)
 
+    def __init__(self, data: memoryview, budget: int = MAX_FIELDS) -> None:
+        self.data = data
+        self._budget = budget
 
-def messages(data: memoryview, start: int, end: int, number: int) -> Iterator[tuple[int, int]]:
-    """Yields where each value of the message field `number` begins and ends.
+    def fields(self, start: int, end: int) -> Iterator[Field]:
+        """Yields the fields of the message in data[start:end], in file order.
 
-    Raises:
-        WireError: as `fields`, or a value of the field is a number.
-    """
-    for found in fields(data, start, end):
-        if found.number == number:
-            yield found.content()
-
-
-def last_bytes(data: memoryview, start: int, end: int, number: int) -> tuple[int, int]:
-    """Returns where the value of the string field `number` begins and ends; an empty range if unset.
-
-    The last one wins, as in protobuf: taking the first would let a file show one op to a checker and another
-    to TensorFlow. It does the work of `fields` without its objects, since it runs once for every node.
-
-    Raises:
-        WireError: as `fields`, or the field is a number.
-    """
-    wanted = number << 3 | BYTES
-    found = (start, start)
-    position = start
-    try:
+        Raises:
+            WireError: the bytes are not wire format, a field goes past `end`, there is a group (a feature of
+                proto2 that no file of TensorFlow uses), or the budget is spent.
+        """
+        data, position = self.data, start
         while position < end:
-            tag = data[position]
-            position += 1
-            if tag >= 0x80:
-                tag, position = varint(data, position - 1, end)
-            if tag & 7 == BYTES and 8 <= tag <= _LARGEST_TAG:
-                length = data[position]
-                position += 1
-                if length >= 0x80:
-                    length, position = varint(data, position - 1, end)
-                if tag == wanted:
-                    found = (position, position + length)
-                position += length
+            begin = position
+            tag, position = varint(data, position, end)
+            number, wire_type = tag >> 3, tag & 7
+            if not 8 <= tag <= _LARGEST_TAG:
+                raise WireError(f"there is no field tag at byte {begin}")
+            if wire_type == BYTES:
+                length, value = varint(data, position, end)
+                position = value + length
+            elif wire_type == VARINT:
+                value, position = varint(data, position, end)
+            elif wire_type in (FIXED32, FIXED64):
+                value, position = position, position + (8 if wire_type == FIXED64 else 4)
             else:
-                position = _skip_number(data, position, end, tag, number)
-    except IndexError:
-        raise WireError(f"the message at byte {start} goes past the end of the file") from None
-    if position > end:
-        raise WireError(f"a field of the message at byte {start} goes {position - end} bytes past it")
-    return found
+                raise WireError(f"field {number} at byte {begin} has wire type {wire_type}")
+            if position > end:
+                raise WireError(f"field {number} at byte {begin} goes {position - end} bytes past its message")
+            self._spend(1)
+            yield Field(number, wire_type, begin, value, position)
+
+    def messages(self, start: int, end: int, number: int) -> Iterator[tuple[int, int]]:
+        """Yields where each value of the message field `number` begins and ends.
+
+        Raises:
+            WireError: as `fields`, or a value of the field is a number.
+        """
+        for found in self.fields(start, end):
+            if found.number == number:
+                yield found.content()
+
+    def last_bytes(self, start: int, end: int, number: int) -> bytes:
+        """Returns the value of the string field `number`; b"" if unset.
+
+        The last one wins, as in protobuf: taking the first would let a file show one op to a checker and another
+        to TensorFlow. It does the work of `fields` without its objects, since it runs once for every node.
+
+        Raises:
+            WireError: as `fields`, or the field is a number.
+        """
+        data, wanted = self.data, number << 3 | BYTES
+        found = stop = position = start
+        try:
+            for steps in range(self._budget + 1):
+                if position >= end:
+                    self._spend(steps)
+                    break
+                tag = data[position]
+                position += 1
+                if tag >= 0x80:
+                    tag, position = varint(data, position - 1, end)
+                if tag & 7 == BYTES and 8 <= tag <= _LARGEST_TAG:
+                    length = data[position]
+                    position += 1
+                    if length >= 0x80:
+                        length, position = varint(data, position - 1, end)
+                    if tag == wanted:
+                        found, stop = position, position + length
+                    position += length
+                else:
+                    position = _skip_number(data, position, end, tag, number)
+            else:
+                self._spend(self._budget + 1)
+        except IndexError:
+            raise WireError(f"the message at byte {start} goes past the end of the file") from None
+        if position != end:
+            raise WireError(f"a field of the message at byte {start} goes past it")
+        return bytes(data[found:stop])
+
+    def _spend(self, fields: int) -> None:
+        self._budget -= fields
+        if self._budget < 0:
+            raise WireError("there are more fields than any real model has")
 
 
 def _skip_number(data: memoryview, position: int, end: int, tag: int, wanted: int) -> int:

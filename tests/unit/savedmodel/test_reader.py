@@ -275,7 +275,7 @@ def test_text_that_does_not_parse_is_malformed(tmp_path: Path, content: bytes) -
 
 @pytest.mark.parametrize(
     ("module", "limit", "value"),
-    [(graph, "MAX_NODES", 1), (meta_graph, "MAX_PARSED_BYTES", 100), (text, "MAX_TEXT_BYTES", 100)],
+    [(graph, "MAX_PARSED_NODE_BYTES", 1), (meta_graph, "MAX_PARSED_BYTES", 100), (text, "MAX_TEXT_BYTES", 100)],
 )
 def test_what_no_real_model_reaches_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, module: object, limit: str, value: int
@@ -284,7 +284,7 @@ def test_what_no_real_model_reaches_is_refused(
     if module is text:
         (tmp_path / "saved_model.pbtxt").write_text(TEXT)
     else:
-        write(tmp_path, model())
+        restoring(tmp_path, "weights")
     with pytest.raises(MalformedSavedModelError):
         READER.read(tmp_path)
 
@@ -297,3 +297,18 @@ def test_a_mapped_file_reads_the_same(tmp_path: Path, monkeypatch: pytest.Monkey
     (tmp_path / "saved_model.pb").write_bytes(model().SerializeToString()[:-5])
     with pytest.raises(MalformedSavedModelError):
         READER.read(tmp_path)
+
+
+def test_only_the_function_that_the_saver_calls_says_what_is_restored(tmp_path: Path) -> None:
+    proto = model()
+    meta_graph_proto = proto.meta_graphs[0]
+    meta_graph_proto.saver_def.restore_op_name = "StatefulPartitionedCall_1"
+    call = meta_graph_proto.graph_def.node.add(name="StatefulPartitionedCall_1", op="StatefulPartitionedCall")
+    call.attr["f"].func.name = "traced_restore"
+    for function, key in (("traced_restore", "kernel/value"), ("of_the_user", "elsewhere")):
+        definition = meta_graph_proto.graph_def.library.function.add()
+        definition.signature.name = function
+        definition.node_def.add(name="restore", op="RestoreV2", input=["path", "names:output:0", "slices:output:0"])
+        names = definition.node_def.add(name="names", op="Const")
+        names.attr["value"].tensor.string_val.extend([key.encode(), b"_CHECKPOINTABLE_OBJECT_GRAPH"])
+    assert READER.read(write(tmp_path, proto)).meta_graphs[0].restored_keys == ("kernel/value",)
