@@ -60,7 +60,7 @@ class RestOptions:
         host: an address to bind; "" means every address, IPv6 and IPv4.
         port: 0 takes any free port.
         num_threads: size of the pool that runs slow calls.
-        timeout_s: limit of one call inside TensorFlow, None for none.
+        timeout_s: limit of one call inside TensorFlow; None, zero or less for none.
         cors: whether to answer preflights and allow every origin.
         metrics_path: where Prometheus reads, None for nowhere.
         max_body_bytes: longest request body, and longest body after unpacking.
@@ -214,7 +214,7 @@ class _Application:
     """The ASGI application."""
 
     def __init__(self, core: ServerCore, options: RestOptions, metrics: Metrics, pool: ThreadPoolExecutor) -> None:
-        self._routes = RestRoutes(core, metrics, timeout_s=options.timeout_s)
+        self._routes = RestRoutes(core, metrics, timeout_s=options.timeout_s if (options.timeout_s or 0) > 0 else None)
         self._options = options
         self._metrics = metrics
         self._pool = pool
