@@ -41,6 +41,12 @@ def write_durably(path: Path, text: str) -> None:
         os.close(directory)
 
 
+def sweep(path: Path) -> None:
+    """Removes what writers of `path` that were killed left beside it; none may be writing it now."""
+    for left in path.parent.glob(f".{path.name}.*"):
+        left.unlink(missing_ok=True)
+
+
 @contextlib.contextmanager
 def file_lock(path: Path, *, purpose: str, timeout_s: float) -> Iterator[None]:
     """Holds the flock(2) of `path` while the block runs; `purpose` is told to whoever waits in vain.

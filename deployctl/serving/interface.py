@@ -103,14 +103,20 @@ class ServingRuntime(abc.ABC):
 
     @abc.abstractmethod
     def answering_version(self, spec: ServedSpec, *, timeout_s: float) -> tuple[VersionNumber, Mapping[str, Signature]]:
-        """Returns which version answers a call to `spec`, and its signatures as the server tells them."""
+        """Returns which version answers a call to `spec`, and its signatures as the server tells them.
+
+        Raises:
+            NotFoundError: the server serves no such model or version.
+            InvalidRequestError: it knows no such label; its own words.
+        """
 
     @abc.abstractmethod
     def predict(self, request: PredictionRequest, *, grpc: bool, timeout_s: float) -> Prediction:
         """Calls the server as a client would, by REST, or by gRPC.
 
         Raises:
-            InvalidRequestError: the server refused the request as malformed (its own words).
+            InvalidRequestError: the server refused the request as malformed (its own words), or knows no such label.
+            NotFoundError: the server serves no such model or version.
         """
 
     @abc.abstractmethod

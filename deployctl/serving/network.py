@@ -89,8 +89,13 @@ class NetworkRuntime(ServingRuntime):
 
     def answering_version(self, spec: ServedSpec, *, timeout_s: float) -> tuple[VersionNumber, Mapping[str, Signature]]:
         """Returns which version answers a call to `spec`, and its signatures as the server tells them."""
+        from deployctl.serving.prediction import request_error
+
         with self._hints():
-            return self._service().get_model_metadata(spec, timeout_s=timeout_s)
+            try:
+                return self._service().get_model_metadata(spec, timeout_s=timeout_s)
+            except ServerRefusedError as error:
+                raise request_error(error) from error
 
     def predict(self, request: PredictionRequest, *, grpc: bool, timeout_s: float) -> Prediction:
         """Calls the server as a client would, by REST, or by gRPC."""

@@ -14,6 +14,7 @@ from urllib.parse import quote, urlsplit
 
 from deployctl.domain.saved_model import DEFAULT_SIGNATURE, Signature
 from deployctl.errors import (
+    DeployctlError,
     InvalidRequestError,
     NotFoundError,
     ServerError,
@@ -61,10 +62,19 @@ def predict_by_grpc(service: ModelService, request: PredictionRequest, *, timeou
         inputs = _tensors(signature, request)
         version, outputs = service.predict(request.spec, request.signature, inputs, timeout_s=timeout_s)
     except ServerRefusedError as error:
-        raise _grpc_error(error) from error
+        raise request_error(error) from error
     if request.instances is not None:
         return Prediction(version, _rows(outputs))
     return Prediction(version, _columns(outputs))
+
+
+def request_error(error: ServerRefusedError) -> DeployctlError:
+    """Returns what `error` says of a call to a servable: malformed, not there, or, as it is, the server's own trouble."""
+    if error.code in _MALFORMED:
+        return InvalidRequestError(f"the model server refused the request: {error.words}")
+    if error.code == "NOT_FOUND":
+        return NotFoundError(f"the model server has nothing to answer with: {error.words}")
+    return error
 
 
 def _check_one_form(request: PredictionRequest) -> None:
@@ -112,7 +122,7 @@ def _post(endpoint: str, path: str, body: bytes, *, timeout_s: float) -> tuple[i
         connection.close()
 
 
-def _rest_error(endpoint: str, status: int, body: bytes) -> Exception:
+def _rest_error(endpoint: str, status: int, body: bytes) -> DeployctlError:
     try:
         words = str(json.loads(body)["error"])
     except (ValueError, KeyError, TypeError):
@@ -122,14 +132,6 @@ def _rest_error(endpoint: str, status: int, body: bytes) -> Exception:
     if status == http.HTTPStatus.NOT_FOUND:
         return NotFoundError(f"the model server has nothing to answer with: {words}")
     return ServerRefusedError(endpoint, f"HTTP {status}", words)
-
-
-def _grpc_error(error: ServerRefusedError) -> Exception:
-    if error.code in _MALFORMED:
-        return InvalidRequestError(f"the model server refused the request: {error.words}")
-    if error.code == "NOT_FOUND":
-        return NotFoundError(f"the model server has nothing to answer with: {error.words}")
-    return error
 
 
 def _json(endpoint: str, body: bytes) -> Any:

@@ -26,7 +26,7 @@ from deployctl.serving import child as children
 from deployctl.serving import ports
 from deployctl.serving.child import Child, Started
 from deployctl.serving.config import normal
-from deployctl.serving.files import file_lock
+from deployctl.serving.files import file_lock, sweep
 from deployctl.serving.network import NetworkRuntime
 from deployctl.serving.server_log import ServerLog, ago
 
@@ -113,6 +113,7 @@ class ProcessRuntime(NetworkRuntime):
             if running is None:
                 self._check_present(config)
                 return self._start(normal(config), deadline)
+            sweep(self._record)
             children.write(self._record, running)
             self._await_answer(running, deadline)
             return self._endpoints_of(running.rest_port, running.grpc_port)
@@ -178,6 +179,9 @@ class ProcessRuntime(NetworkRuntime):
 
     def _start(self, config: ServingConfig, deadline: float) -> Endpoints:
         rest_port, grpc_port = self._free_ports()
+        # Both are written only by whoever holds this lock, or an operation, of which there is one at a time.
+        sweep(self._record)
+        sweep(self._models_file)
         self.persist(config)
         self._log.rotate(limit_bytes=self._options.log_limit_bytes)
         log_start = self._log.size()

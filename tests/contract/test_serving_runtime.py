@@ -138,6 +138,18 @@ def test_what_is_not_served_is_not_found(place: Place, runtime: ServingRuntime, 
         answer(runtime, spec("m", label="canary"), grpc=grpc)
 
 
+def test_no_version_answers_for_what_is_not_served(place: Place, runtime: ServingRuntime) -> None:
+    place.add(HALF_PLUS_TWO, "m", 1)
+    runtime.apply(place.config("m", 1, stable=1), timeout_s=TIMEOUT_S)
+    await_available(runtime, "m", 1)
+
+    for missing in (spec("m", version=2), spec("other")):
+        with pytest.raises(NotFoundError):
+            runtime.answering_version(missing, timeout_s=TIMEOUT_S)
+    with pytest.raises(InvalidRequestError, match="canary"):
+        runtime.answering_version(spec("m", label="canary"), timeout_s=TIMEOUT_S)
+
+
 @both_protocols
 def test_a_malformed_request_is_refused(place: Place, runtime: ServingRuntime, grpc: bool) -> None:
     place.add(HALF_PLUS_TWO, "m", 1)

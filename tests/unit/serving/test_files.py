@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from deployctl.errors import LockedError
-from deployctl.serving.files import file_lock, write_durably
+from deployctl.serving.files import file_lock, sweep, write_durably
 
 
 def test_a_file_is_replaced_whole_and_nothing_else_is_left(tmp_path: Path) -> None:
@@ -31,6 +31,17 @@ def test_a_write_that_fails_leaves_the_old_text(tmp_path: Path) -> None:
 
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_what_a_killed_writer_left_is_swept_away(tmp_path: Path) -> None:
+    path = tmp_path / "models.config"
+    write_durably(path, "text")
+    (tmp_path / ".models.config.x1y2z3").write_text("half")
+    (tmp_path / ".other.config.x1y2z3").write_text("half")
+
+    sweep(path)
+
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == [".other.config.x1y2z3", "models.config"]
 
 
 def test_a_server_of_another_user_can_read_it(tmp_path: Path) -> None:
