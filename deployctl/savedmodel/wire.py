@@ -13,7 +13,7 @@ from typing import NamedTuple
 VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5
 # A varint holds at most 64 bits, 7 to a byte.
 _LONGEST_VARINT = 10
-MAX_FIELDS = 20_000_000
+MAX_FIELDS = 10_000_000
 _LARGEST_TAG = (1 << 32) - 1
 
 
@@ -69,7 +69,7 @@ class Walker:
     """Walks the messages in `data`, and no more than `budget` fields of them all.
 
     A field takes two bytes at least. Without a limit, a file of 500 MB that is nothing but fields would keep its
-    reader busy for minutes; the largest graphs in use have some ten million.
+    reader busy for minutes; the largest graphs in use have some million nodes, of less than ten fields each.
     """
 
     def __init__(self, data: memoryview, budget: int = MAX_FIELDS) -> None:
