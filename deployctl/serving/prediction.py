@@ -69,7 +69,7 @@ def predict_by_grpc(service: ModelService, request: PredictionRequest, *, timeou
 
 
 def request_error(error: ServerRefusedError) -> DeployctlError:
-    """Returns what `error` says of a call to a servable: malformed, not there, or, as it is, the server's own trouble."""
+    """Returns what `error` says of a call to a servable: malformed, not there, or else `error` itself."""
     if error.code in _MALFORMED:
         return InvalidRequestError(f"the model server refused the request: {error.words}")
     if error.code == "NOT_FOUND":

@@ -221,11 +221,13 @@ def test_a_port_with_connections_that_are_still_closing_is_free(options: Process
 
     for _ in range(2):
         endpoints = runtime.up(NOTHING, timeout_s=TIMEOUT_S)
-        # Closed by the server's end, so that its side waits in TIME_WAIT on the port.
-        with socket.create_connection(("127.0.0.1", rest_port)) as connection:
-            runtime.down(timeout_s=5)
-            connection.settimeout(5)
-            connection.recv(1)
+        # Closed by the server, so that its side waits in TIME_WAIT on the port.
+        with socket.create_connection(("127.0.0.1", rest_port), timeout=TIMEOUT_S) as connection:
+            connection.sendall(b"GET /v1/models/none HTTP/1.1\r\nHost: local\r\n\r\n")
+            assert connection.recv(4096).startswith(b"HTTP/1.1 404")
+            runtime.down(timeout_s=TIMEOUT_S)
+            while connection.recv(4096):
+                pass
 
     assert endpoints.rest == f"http://127.0.0.1:{rest_port}"
 
