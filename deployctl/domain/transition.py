@@ -15,23 +15,30 @@ def promoted(
     """Returns the state in which `label` points to `version`, with up to `warm_standby` earlier versions loaded.
 
     Raises:
-        UsageError: routing is `latest` and another label would go to a version that takes all unlabelled traffic.
+        UsageError: routing is `latest` and a label other than `stable` would be at a version that takes all
+            unlabelled traffic, either because it goes there or because `stable` goes below it.
     """
-    live = before.live(routing)
-    if routing is Routing.LATEST and label != STABLE and live is not None and version > live:
-        raise UsageError(
-            f'label {label!r} cannot go to version {version}: with routing = "latest" it would take '
-            f"all traffic from version {live} as soon as it is loaded"
-        )
     labels = {**before.labels, label: version}
+    live = version if label == STABLE else before.live(routing)
+    above = sorted(each for each in labels if live is not None and labels[each] > live)
+    if routing is Routing.LATEST and above:
+        raise UsageError(
+            f'label {above[0]!r} cannot be at version {labels[above[0]]}: with routing = "latest" it would take '
+            f"all traffic from version {live} as long as it is loaded"
+        )
     return _with_standby(before, labels, routing=routing, warm_standby=warm_standby)
 
 
 def restored(before: Desired, target: Desired, *, routing: Routing, warm_standby: int) -> Desired:
-    """Returns the state with the labels of `target`, keeping what is loaded now as standby where that is safe."""
+    """Returns the state with the labels of `target`, keeping what is loaded now as standby where that is safe.
+
+    With routing `latest`, labels above the live version are dropped: they would take its traffic. `target` has
+    such labels only where it was made under the other routing.
+    """
     labels = dict(target.labels)
-    if routing is Routing.LATEST and STABLE not in labels and target.versions:
-        labels[STABLE] = max(target.versions)
+    if routing is Routing.LATEST and target.versions:
+        live = labels.setdefault(STABLE, max(target.versions))
+        labels = {label: version for label, version in labels.items() if version <= live}
     return _with_standby(before, labels, routing=routing, warm_standby=warm_standby)
 
 
@@ -44,16 +51,23 @@ def together(before: Desired, after: Desired) -> Desired:
     return Desired(tuple(sorted({*before.versions, *after.versions})), before.labels)
 
 
-def last_known_good(revisions: Sequence[Revision]) -> Revision | None:
+def rollback_version(desired: Desired, routing: Routing) -> VersionNumber | None:
+    """Returns the version that a rollback to `desired` makes live, None where that would leave nothing live."""
+    return desired.labels.get(STABLE, desired.live(routing))
+
+
+def last_known_good(revisions: Sequence[Revision], routing: Routing) -> Revision | None:
     """Returns the revision that a rollback without argument returns to, or None.
 
     `revisions` are those that served, newest first. A rollback undoes what came after the revision that it
-    restored, so a second rollback goes further back and never forward to what was just left.
+    restored, so a second rollback goes further back and never forward to what was just left. A revision that
+    had no live version, such as the promotion of a first canary, is none to return to.
     """
     if not revisions:
         return None
-    live = revisions[0].desired.labels.get(STABLE)
-    return next((each for each in reversed(_in_force(revisions)) if each.desired.labels.get(STABLE) != live), None)
+    left = rollback_version(revisions[0].desired, routing)
+    candidates = reversed(_in_force(revisions))
+    return next((each for each in candidates if rollback_version(each.desired, routing) not in (None, left)), None)
 
 
 def _in_force(revisions: Sequence[Revision]) -> list[Revision]:

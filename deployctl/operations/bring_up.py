@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from deployctl.domain.event import EventKind
 from deployctl.domain.names import TargetName
 from deployctl.domain.serving import Endpoints, ServerCondition
+from deployctl.errors import DatabaseError
 from deployctl.operations.context import Context
 from deployctl.operations.rollout import CALL_TIMEOUT_S, Rollout
 from deployctl.operations.target import Target
@@ -37,7 +38,7 @@ class BringUp:
     def __call__(self, *, timeout_s: float, reason: str = "") -> TargetChange:
         """Returns once the server answers for every model.
 
-        A server that runs already is left running; one that an interrupted operation left in between is put right.
+        A server that runs already is left running, and brought to what is recorded where it serves anything else.
 
         Raises:
             LockedError: another operation works on the target.
@@ -45,11 +46,14 @@ class BringUp:
             StorageError: a recorded version's directory is gone.
         """
         started = self.context.clock.monotonic()
-        with Rollout(self.target, self.context).locked(f"up {self.target.name}"):
+        rollout = Rollout(self.target, self.context)
+        with rollout.locked(f"up {self.target.name}"):
             was = self.target.runtime.state(timeout_s=CALL_TIMEOUT_S)
             endpoints = self.target.runtime.up(self.target.recorded_config(), timeout_s=timeout_s)
             running = was.condition is ServerCondition.READY
-            if not running:
+            if running:
+                rollout.put_all_back()
+            else:
                 _record(self.target, self.context, EventKind.TARGET_STARTED, endpoints, reason)
         outcome = "already running" if running else "started"
         return TargetChange(self.target.name, outcome, endpoints, self.context.clock.monotonic() - started)
@@ -73,9 +77,16 @@ class TakeDown:
             endpoints = self.target.runtime.state(timeout_s=CALL_TIMEOUT_S).endpoints
             stopped = self.target.runtime.down(timeout_s=timeout_s)
             if stopped:
-                _record(self.target, self.context, EventKind.TARGET_STOPPED, endpoints, reason)
+                self._record(endpoints, reason)
         outcome = "stopped" if stopped else "not running"
         return TargetChange(self.target.name, outcome, endpoints, self.context.clock.monotonic() - started)
+
+    def _record(self, endpoints: Endpoints, reason: str) -> None:
+        try:
+            _record(self.target, self.context, EventKind.TARGET_STOPPED, endpoints, reason)
+        except DatabaseError as error:
+            # The server is stopped, which is what was asked for.
+            self.context.observer.warn(f"that {self.target.name} was stopped could not be recorded: {error}")
 
 
 def _record(target: Target, context: Context, kind: EventKind, endpoints: Endpoints, reason: str) -> None:

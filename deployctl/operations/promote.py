@@ -62,12 +62,14 @@ class Promote:
             NotFoundError, UsageError: what was asked for does not exist or cannot be.
             LockedError, PreconditionError, ServerUnavailableError: nothing changed.
             RestoredError, DegradedError: see `Rollout`.
+
+        Where the label is at the version already, what is recorded is sent to the server again and verified.
         """
         started = self.context.clock.monotonic()
         rollout = Rollout(self.target, self.context)
         model = request.reference.model
         self._resolve(request, rollout)  # words are checked before any lock is taken
-        with rollout.locked(f"promote {request.reference}"):
+        with rollout.locked(f"promote {request.reference}", settle=not request.dry_run):
             version = self._resolve(request, rollout)
             change = Change(
                 model=model,
@@ -88,6 +90,9 @@ class Promote:
             revision, outcome = current.number if current else None, "planned"
             if previous == version:
                 outcome, after = "unchanged", before
+                rollout.require_ready()
+                if not request.dry_run:
+                    rollout.put_back(model, before)
             elif not request.dry_run:
                 revision, outcome = rollout(change, before, after).revision, "serving"
                 self.context.observer.step("labels", f"{request.label} {previous or 'nothing'} -> {version}")

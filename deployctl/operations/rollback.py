@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from deployctl.domain.duration import format_duration
 from deployctl.domain.names import STABLE, ModelName, TargetName, VersionNumber
 from deployctl.domain.revision import Revision, RevisionKind, RevisionState
-from deployctl.domain.transition import last_known_good, restored
-from deployctl.errors import RevisionNotFoundError
+from deployctl.domain.transition import last_known_good, restored, rollback_version
+from deployctl.errors import ModelNotFoundError, RevisionNotFoundError, VersionNotFoundError
 from deployctl.operations.context import Context
 from deployctl.operations.rollout import Change, Rollout, RolloutClass
 from deployctl.operations.target import Target
@@ -70,11 +70,10 @@ class Rollback:
         """
         started = self.context.clock.monotonic()
         rollout = Rollout(self.target, self.context)
-        with rollout.locked(f"rollback {request.model}"):
+        with rollout.locked(f"rollback {request.model}", settle=not request.dry_run):
             served = self._served(request.model)
-            goal = self._goal(request, served)
+            goal, version = self._goal(request, served)
             current = served[0]
-            version = goal.desired.labels[STABLE]
             change = Change(
                 model=request.model,
                 version=version,
@@ -112,38 +111,46 @@ class Rollback:
     def _served(self, model: ModelName) -> list[Revision]:
         revisions = self.target.lineage.revisions(self.target.name, model, limit=_LOOK_BACK)
         served = [revision for revision in revisions if revision.state is RevisionState.SERVING]
+        if not served and not self.target.repository.versions(model):
+            raise ModelNotFoundError(model)
         if not served:
             raise RevisionNotFoundError(
                 f"{model} has never served on {self.target.name}", hint=f"deployctl promote {model}@latest"
             )
         return served
 
-    def _goal(self, request: RollbackRequest, served: list[Revision]) -> Revision:
+    def _goal(self, request: RollbackRequest, served: list[Revision]) -> tuple[Revision, VersionNumber]:
+        """Returns the revision to return to and the version that it makes live."""
+        goal, wanted = self._wanted(request, served)
+        version = rollback_version(goal.desired, self.target.routing) if goal else None
         where = f"{request.model} on {self.target.name}"
-        hint = f"deployctl history {request.model} --target {self.target.name}"
-        candidates = [revision for revision in served if STABLE in revision.desired.labels]
+        if goal is None or version is None:
+            raise RevisionNotFoundError(
+                f"{where} has no {wanted}", hint=f"deployctl history {request.model} --target {self.target.name}"
+            )
+        if version not in self.target.repository.versions(request.model):
+            raise VersionNotFoundError(request.model, version)
+        return goal, version
+
+    def _wanted(self, request: RollbackRequest, served: list[Revision]) -> tuple[Revision | None, str]:
+        """Returns the revision that is asked for, if there is one, and the words for it."""
         if request.to_revision is not None:
-            goal = next((each for each in candidates if each.number == request.to_revision), None)
-            if goal is None:
-                raise RevisionNotFoundError(f"{where} has no revision {request.to_revision} that served", hint=hint)
-            return goal
+            goal = next((each for each in served if each.number == request.to_revision), None)
+            return goal, f"revision {request.to_revision} that served"
         if request.to_version is not None:
-            goal = next((each for each in candidates if each.desired.labels[STABLE] == request.to_version), None)
-            if goal is None:
-                raise RevisionNotFoundError(f"{where} has no revision that served @{request.to_version}", hint=hint)
-            return goal
-        goal = last_known_good(served)
-        if goal is None:
-            raise RevisionNotFoundError(f"{where} has no earlier revision that served another version", hint=hint)
-        return goal
+            routing = self.target.routing
+            goal = next((e for e in served if rollback_version(e.desired, routing) == request.to_version), None)
+            return goal, f"revision that served @{request.to_version}"
+        return last_known_good(served, self.target.routing), "earlier revision that served another version"
 
     def _announce(
         self, change: Change, previous: VersionNumber | None, rollout_class: RolloutClass, estimate_s: float | None
     ) -> None:
+        was = "nothing" if previous is None else f"@{previous}"
         about = f", about {format_duration(estimate_s)}" if estimate_s is not None else ""
         self.context.observer.step(
-            f"{change.model} on {self.target.name}",
-            f"@{previous} -> @{change.version}, revision {change.restores}, {rollout_class.value}{about}",
+            f"{change.model} on {self.target.name}:",
+            f"{was} -> @{change.version}, revision {change.restores}, {rollout_class.value}{about}",
         )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
@@ -12,14 +12,19 @@ from deployctl.domain.duration import format_duration
 from deployctl.domain.event import EventKind
 from deployctl.domain.names import STABLE, LabelName, ModelName, VersionNumber
 from deployctl.domain.revision import Desired, Revision, RevisionKind, Routing
-from deployctl.domain.serving import ServerCondition, VersionState, VersionStatus
+from deployctl.domain.serving import ServerCondition, ServingConfig, VersionState, VersionStatus
 from deployctl.domain.transition import together
 from deployctl.errors import (
+    DatabaseError,
     DegradedError,
     DeployctlError,
+    InvalidRequestError,
+    ManifestError,
+    NotFoundError,
     PreconditionError,
     RestoredError,
     ServerError,
+    ServerRefusedError,
     ServerUnavailableError,
 )
 from deployctl.operations.context import Context, Deadline
@@ -83,10 +88,14 @@ class Rollout:
     context: Context
 
     @contextmanager
-    def locked(self, purpose: str) -> Iterator[None]:
-        """Keeps other operations away from the target, after making good one that was interrupted."""
+    def locked(self, purpose: str, *, settle: bool = True) -> Iterator[None]:
+        """Keeps other operations away from the target, after making good one that was interrupted.
+
+        Without `settle`, for who only looks, what was interrupted is left as it is.
+        """
         with self.target.lock.hold(purpose=purpose, timeout_s=self.target.lock_timeout_s):
-            self._settle_interrupted()
+            if settle:
+                self._settle_interrupted()
             yield
 
     def current(self, model: ModelName) -> Revision | None:
@@ -115,10 +124,12 @@ class Rollout:
 
         Raises:
             ServerUnavailableError: the server does not answer; nothing changed.
-            RestoredError: it failed, and `before` serves again.
+            StorageError: a directory of a version that the target serves is gone; nothing changed.
+            RestoredError: it failed, or was interrupted, and `before` serves again.
             DegradedError: it failed, and `before` could not be verified to serve.
         """
-        self._require_ready()
+        self.require_ready()
+        self._config(change.model, together(before, after))
         rollout_class = self.classify(change.model, change.version)
         number = self._record_pending(change, before, after)
         evidence: dict[str, Any] = {"class": rollout_class.value}
@@ -126,16 +137,24 @@ class Rollout:
             self._verify_bytes(change, rollout_class)
             self._load(change, before, after, evidence)
             self._switch(change, after, evidence)
+            self._record(EventKind.REVISION_SERVING, change, number, evidence)
         except DeployctlError as error:
-            self._restore(change, before, number, error)
-        except BaseException:
-            # Ctrl-C: put back what served before the process goes.
-            self._restore(change, before, number, ServerError("it was interrupted"))
+            raise self._restored(change, before, number, error) from error
+        except BaseException as error:
+            if self._serves(change.model, number):
+                raise
+            restored = self._restored(change, before, number, DeployctlError("interrupted"))
+            if isinstance(error, KeyboardInterrupt):
+                raise restored from error
             raise
-        self._record(EventKind.REVISION_SERVING, change, number, evidence)
         return Rolled(number, after, before, rollout_class, evidence)
 
-    def _require_ready(self) -> None:
+    def _serves(self, model: ModelName, number: int) -> bool:
+        current = self.current(model)
+        return current is not None and current.number == number
+
+    def require_ready(self) -> None:
+        """Raises ServerUnavailableError unless the target's server answers."""
         state = self.target.runtime.state(timeout_s=CALL_TIMEOUT_S)
         if state.condition is not ServerCondition.READY:
             raise ServerUnavailableError(
@@ -153,8 +172,9 @@ class Rollout:
         problems = repository.verify(manifest, self.context.observer)
         if problems:
             worst = problems[0]
-            raise ServerError(
-                f"{change.model}@{change.version} does not match its manifest: {worst.path} is {worst.problem}"
+            raise ManifestError(
+                f"{change.model}@{change.version} does not match its manifest: {worst.path} is {worst.problem}",
+                hint=f"deployctl verify {change.model}@{change.version}",
             )
 
     def _load(self, change: Change, before: Desired, after: Desired, evidence: dict[str, Any]) -> None:
@@ -199,10 +219,13 @@ class Rollout:
             raise ServerError(f"calls to {change.model} that name no version are not answered by @{change.version}")
 
     def _apply(self, model: ModelName, desired: Desired, deadline: Deadline) -> None:
+        config = self._config(model, desired)
+        self.target.runtime.apply(config, timeout_s=max(deadline.left_s(), 0.1))
+
+    def _config(self, model: ModelName, desired: Desired) -> ServingConfig:
         states = {name: revision.desired for name, revision in self.target.recorded().items()}
         states[model] = desired
-        timeout_s = max(deadline.left_s(), 0.1)
-        self.target.runtime.apply(self.target.config(states), timeout_s=timeout_s)
+        return self.target.config(states)
 
     def _await_available(self, model: ModelName, version: VersionNumber, deadline: Deadline) -> None:
         def settled() -> VersionStatus | None:
@@ -225,29 +248,68 @@ class Rollout:
         statuses = self.target.runtime.statuses(model, timeout_s=CALL_TIMEOUT_S)
         return {status.version for status in statuses if status.state is VersionState.AVAILABLE}
 
-    def _restore(self, change: Change, before: Desired, number: int, cause: DeployctlError) -> None:
-        """Serves `before` again and raises what the failed change ends with."""
+    def _restored(self, change: Change, before: Desired, number: int, cause: DeployctlError) -> DeployctlError:
+        """Serves `before` again and returns what the failed change ends with."""
         target = self.target.name
         try:
             self.put_back(change.model, before)
         except DeployctlError as error:
-            self._record(EventKind.REVISION_FAILED, change, number, {"error": str(cause), "restore": str(error)})
-            raise DegradedError(
+            self._record_failed(change, number, {"error": str(cause), "restore": str(error)})
+            return DegradedError(
                 f"{cause}; and the previous state of {change.model} on {target} could not be restored: {error}",
                 hint=f"deployctl status {target}",
-            ) from cause
-        self._record(EventKind.REVISION_FAILED, change, number, {"error": str(cause), "restored": True})
+            )
+        self._record_failed(change, number, {"error": str(cause), "restored": True})
         live = before.live(self.target.routing)
-        state = "is not served, as before" if live is None else f"@{live} was restored and verified"
-        raise RestoredError(
-            f"{cause}; {change.model} {state}" if live is None else f"{cause}; {state}",
-            hint=f"deployctl logs {target} --since 1m",
-        ) from cause
+        state = f"{change.model} is not served, as before" if live is None else f"@{live} was restored and verified"
+        return RestoredError(f"{cause}; {state}", hint=cause.hint or f"deployctl logs {target} --since 1m")
+
+    def _record_failed(self, change: Change, number: int, evidence: dict[str, Any]) -> None:
+        try:
+            self._record(EventKind.REVISION_FAILED, change, number, evidence)
+        except DatabaseError as error:
+            # It stays pending, and the next operation on the target settles it.
+            self.context.observer.warn(f"revision {number} of {change.model} could not be recorded as failed: {error}")
 
     def put_back(self, model: ModelName, desired: Desired) -> None:
         """Applies a recorded state of `model` and returns once the server answers accordingly."""
         deadline = self.context.deadline(RESTORE_TIMEOUT_S)
-        self._apply(model, desired, deadline)
+        try:
+            self._apply(model, desired, deadline)
+        except ServerRefusedError as error:
+            if error.code != "FAILED_PRECONDITION":
+                raise
+            # A label was moved, and the version that it must return to has been let go since: load that one first.
+            self._apply(model, together(self._observed(model, desired), desired), deadline)
+            for version in desired.versions:
+                self._await_available(model, version, deadline)
+            self._apply(model, desired, deadline)
+        self._await_state(model, desired, deadline)
+
+    def put_all_back(self) -> None:
+        """Applies the recorded state of every model and returns once the server answers accordingly."""
+        recorded = {model: revision.desired for model, revision in self.target.recorded().items()}
+        deadline = self.context.deadline(RESTORE_TIMEOUT_S)
+        try:
+            self.target.runtime.apply(self.target.config(recorded), timeout_s=RESTORE_TIMEOUT_S)
+        except ServerRefusedError:
+            for model, desired in recorded.items():
+                self.put_back(model, desired)
+        for model, desired in recorded.items():
+            self._await_state(model, desired, deadline)
+
+    def _observed(self, model: ModelName, desired: Desired) -> Desired:
+        """Returns what the server has of `model` now, of the labels only those of `desired`."""
+        labels = {}
+        for label in desired.labels:
+            # A label that the server does not know, or whose version is gone, answers nothing.
+            with suppress(NotFoundError, InvalidRequestError, ServerRefusedError):
+                labels[label], _ = self.target.runtime.answering_version(
+                    ServedSpec(model, label=label), timeout_s=CALL_TIMEOUT_S
+                )
+        return Desired(tuple(sorted(self._available(model))), labels)
+
+    def _await_state(self, model: ModelName, desired: Desired, deadline: Deadline) -> None:
         for version in desired.versions:
             self._await_available(model, version, deadline)
         for label, version in desired.labels.items():

@@ -10,7 +10,7 @@ from deployctl.domain.event import Actor
 from deployctl.domain.names import LabelName, ModelName, TargetName, VersionNumber
 from deployctl.domain.revision import Revision, RevisionState
 from deployctl.domain.serving import Endpoints, ServerCondition, ServerState, VersionState, VersionStatus
-from deployctl.domain.transition import last_known_good
+from deployctl.domain.transition import last_known_good, rollback_version
 from deployctl.errors import DeployctlError
 from deployctl.operations.rollback import estimate
 from deployctl.operations.rollout import RolloutClass
@@ -67,9 +67,10 @@ class TargetStatus:
 
     @property
     def healthy(self) -> bool:
-        """Whether the server answers and serves what is recorded."""
+        """Whether the server answers and serves what is recorded; one that has nothing to serve may be stopped."""
         settled = all(not model.drift and not model.interrupted for model in self.models)
-        return self.state is ServerCondition.READY and not self.error and settled
+        idle = not self.models and self.state is ServerCondition.STOPPED
+        return (idle or self.state is ServerCondition.READY) and not self.error and settled
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,8 +152,8 @@ def _drift(desired: tuple[VersionNumber, ...], statuses: tuple[VersionStatus, ..
 def _readiness(target: Target, model: ModelName, available: set[VersionNumber]) -> RollbackReadiness | None:
     revisions = target.lineage.revisions(target.name, model, limit=_LOOK_BACK)
     served = [revision for revision in revisions if revision.state is RevisionState.SERVING]
-    goal = last_known_good(served)
-    version = goal.desired.live(target.routing) if goal else None
+    goal = last_known_good(served, target.routing)
+    version = rollback_version(goal.desired, target.routing) if goal else None
     if version is None:
         return None
     rollout_class = RolloutClass.HOT if version in available else RolloutClass.WARM
