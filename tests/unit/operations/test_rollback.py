@@ -1,0 +1,220 @@
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from deployctl.domain.revision import RevisionKind, Routing
+from deployctl.errors import (
+    ModelNotFoundError,
+    PreconditionError,
+    RestoredError,
+    RevisionNotFoundError,
+    ServerUnavailableError,
+    VersionNotFoundError,
+)
+from deployctl.operations.rollout import RolloutClass
+from tests.support.memory_server import Killed
+from tests.support.world import HALF, LOCAL, World
+
+
+@pytest.fixture
+def promoted(world: World) -> World:
+    """Version 1, then 2, then 3 were promoted; 2 is the standby."""
+    for version in (1, 2, 3):
+        world.promote(version)
+    world.server.sent.clear()
+    return world
+
+
+def test_goes_back_to_the_standby_by_labels_alone(promoted: World) -> None:
+    result = promoted.rollback()
+
+    assert promoted.sent() == [([2, 3], {"stable": 3}), ([2, 3], {"stable": 2})]
+    assert (result.version, result.previous_version, result.restores, result.revision) == (2, 3, 2, 4)
+    assert result.rollout_class is RolloutClass.HOT
+
+
+def test_a_version_that_is_not_loaded_is_loaded_first(promoted: World) -> None:
+    promoted.rollback()
+    promoted.server.sent.clear()
+
+    result = promoted.rollback()
+
+    assert promoted.sent() == [([1, 2, 3], {"stable": 2}), ([1, 2], {"stable": 1})]
+    assert result.rollout_class is RolloutClass.WARM
+
+
+def test_is_recorded_as_a_new_revision_that_says_what_it_restores(promoted: World) -> None:
+    promoted.rollback()
+
+    newest = promoted.lineage.revisions(LOCAL, HALF, limit=1)[0]
+    assert (newest.number, newest.kind, newest.restores) == (4, RevisionKind.ROLLBACK, 2)
+
+
+def test_never_returns_to_what_was_rolled_back_from(promoted: World) -> None:
+    assert [promoted.rollback().version, promoted.rollback().version] == [2, 1]
+
+    with pytest.raises(RevisionNotFoundError, match="no earlier revision that served another version"):
+        promoted.rollback()
+
+
+def test_a_promotion_after_a_rollback_can_be_rolled_back_too(promoted: World) -> None:
+    promoted.rollback()
+    promoted.promote(3)
+
+    assert promoted.rollback().version == 2
+
+
+def test_goes_to_a_revision_by_its_number_and_to_a_version_by_its_own(promoted: World) -> None:
+    assert promoted.rollback(to_revision=1).version == 1
+    assert promoted.rollback(to_version=3).version == 3
+
+
+def test_a_revision_or_version_that_never_served_is_not_found(promoted: World) -> None:
+    promoted.add(4)
+
+    with pytest.raises(RevisionNotFoundError, match="no revision 9 that served") as raised:
+        promoted.rollback(to_revision=9)
+    with pytest.raises(RevisionNotFoundError, match="no revision that served @4"):
+        promoted.rollback(to_version=4)
+
+    assert raised.value.hint == "deployctl history half --target local"
+
+
+def test_a_model_that_never_served_is_not_found(world: World) -> None:
+    with pytest.raises(RevisionNotFoundError, match="half has never served on local"):
+        world.rollback()
+    with pytest.raises(ModelNotFoundError):
+        world.rollback(model="nothing")
+
+
+def test_a_version_whose_directory_is_gone_is_not_found_and_nothing_changes(promoted: World) -> None:
+    shutil.rmtree(promoted.directory / HALF / "1")
+
+    with pytest.raises(VersionNotFoundError):
+        promoted.rollback(to_version=1)
+
+    assert promoted.server.sent == []
+    assert promoted.unsettled() == ()
+
+
+def test_a_first_canary_is_nothing_to_return_to(world: World) -> None:
+    world.promote(1, label="canary")
+    with pytest.raises(RevisionNotFoundError):
+        world.rollback()
+    world.promote(2)
+
+    with pytest.raises(RevisionNotFoundError):
+        world.rollback()
+    with pytest.raises(RevisionNotFoundError):
+        world.rollback(to_revision=1)
+
+
+def test_a_model_whose_only_label_is_canary_can_be_rolled_back_after_stable(world: World) -> None:
+    world.promote(1, label="canary")
+    world.promote(2)
+    world.promote(3)
+
+    result = world.rollback()
+
+    assert result.version == 2
+    assert world.server.labels(HALF) == {"canary": 1, "stable": 2}
+
+
+def test_takes_back_the_canary_that_came_with_what_is_left(world: World) -> None:
+    world.promote(1)
+    world.promote(2)
+    world.promote(3, label="canary")
+
+    world.rollback()
+
+    assert world.server.labels(HALF) == {"stable": 1}
+
+
+def test_if_current_refuses_another_revision(promoted: World) -> None:
+    with pytest.raises(PreconditionError):
+        promoted.rollback(if_current=2)
+
+    assert promoted.rollback(if_current=3).revision == 4
+
+
+def test_a_dry_run_changes_nothing(promoted: World) -> None:
+    events = list(promoted.lineage.events())
+
+    result = promoted.rollback(dry_run=True)
+
+    assert (result.outcome, result.version, result.revision) == ("planned", 2, None)
+    assert promoted.server.sent == []
+    assert list(promoted.lineage.events()) == events
+
+
+def test_a_dry_run_leaves_an_interrupted_revision_alone(promoted: World) -> None:
+    promoted.add(4)
+    promoted.fuse.left = 12
+    with pytest.raises(Killed):
+        promoted.promote(4)
+    promoted.fuse.left = None
+    assert promoted.unsettled()
+
+    promoted.rollback(dry_run=True)
+
+    assert promoted.unsettled()
+
+
+def test_tells_how_long_it_will_take_from_what_earlier_ones_took(promoted: World) -> None:
+    assert promoted.rollback().estimate_s is None
+
+    promoted.promote(3)
+
+    assert promoted.rollback().estimate_s is not None
+
+
+def test_announces_from_where_to_where_before_it_starts(promoted: World) -> None:
+    promoted.journal.steps.clear()
+
+    promoted.rollback()
+
+    assert promoted.journal.steps[0] == "half on local: @3 -> @2, revision 2, hot"
+
+
+def test_a_version_that_cannot_be_loaded_again_leaves_the_live_one(promoted: World) -> None:
+    promoted.break_version(1, "Read less bytes than requested")
+
+    with pytest.raises(RestoredError, match="half@1 cannot be loaded: Read less bytes.*; @3 was restored"):
+        promoted.rollback(to_version=1)
+
+    assert promoted.server.labels(HALF) == {"stable": 3}
+
+
+def test_a_server_that_is_down_is_unavailable(promoted: World) -> None:
+    promoted.server.crash()
+
+    with pytest.raises(ServerUnavailableError):
+        promoted.rollback()
+
+
+def test_with_routing_latest_the_higher_version_is_let_go(tmp_path: Path) -> None:
+    world = World(tmp_path, routing=Routing.LATEST)
+    world.add(1, 2)
+    world.up()
+    world.promote(1)
+    world.promote(2)
+
+    result = world.rollback()
+
+    assert result.version == 1
+    assert world.server.available(HALF) == {1}
+
+
+def test_labels_made_for_the_other_routing_take_no_traffic_after_a_change_of_routing(world: World) -> None:
+    world.promote(1)
+    world.promote(3, label="canary")
+    world.promote(2)
+    world.routing = Routing.LATEST
+
+    world.rollback(to_revision=1)
+
+    assert world.server.available(HALF) == {1}
+    assert world.recorded().labels == {"stable": 1}
