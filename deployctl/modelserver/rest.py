@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 import socket
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from deployctl.errors import PortTakenError, ServerStartError
@@ -47,6 +49,12 @@ logger = logging.getLogger(__name__)
 # The methods that upstream lets through to its handler; libevent answers the others itself.
 _METHODS = frozenset(("GET", "POST", "HEAD", "PUT", "DELETE", "OPTIONS", "PATCH"))
 _INLINE_SECONDS = 0.0005
+# A call on the event loop that takes longer keeps the next ones of its kind off it.
+_HELD_UP_SECONDS = 0.005
+_BANNED_CALLS = 64
+_MOST_BANNED_CALLS = 1 << 20
+# Only to tell kinds of calls apart before the body is parsed; a wrong guess costs time, not truth.
+_SIGNATURE_NAME = re.compile(rb'"signature_name"\s*:\s*"([^"]*)"')
 _INLINE_BODY_BYTES = 64 << 10
 _MOST_COSTS = 4096
 _START_SECONDS = 30.0
@@ -190,20 +198,39 @@ def _bind_error(host: str, port: int, error: OSError) -> PortTakenError | Server
 
 
 class _Costs:
-    """How long each kind of call has lately taken, to choose where the next one runs."""
+    """How long each kind of call takes when nothing disturbs it, to choose where the next one runs."""
 
     def __init__(self) -> None:
-        self._seconds: dict[object, float] = {}
+        self._lowest: dict[object, float] = {}
+        self._banned: dict[object, int] = {}
+        self._next_ban: dict[object, int] = {}
 
     def quick(self, key: object) -> bool:
-        return self._seconds.get(key, 1.0) < _INLINE_SECONDS
+        """Whether the next call may run on the event loop."""
+        banned = self._banned.get(key, 0)
+        if banned:
+            self._banned[key] = banned - 1
+            return False
+        return self._lowest.get(key, 1.0) < _INLINE_SECONDS
 
-    def record(self, key: object, seconds: float) -> None:
-        """Rises at once and falls slowly, so that one slow call keeps the next ones off the event loop."""
-        previous = self._seconds.get(key)
-        if previous is None and len(self._seconds) >= _MOST_COSTS:
-            self._seconds.clear()
-        self._seconds[key] = seconds if previous is None else max(seconds, previous * 0.8 + seconds * 0.2)
+    def record(self, key: object, seconds: float, *, inline: bool) -> None:
+        """Follows the lowest recent time: on the pool most of the time of a quick call is waiting for its turn.
+
+        A call that held up the event loop sends the next ones to the pool, however quick they have been, and twice
+        as many each time it happens.
+        """
+        previous = self._lowest.get(key)
+        if previous is None:
+            if len(self._lowest) >= _MOST_COSTS:
+                self._lowest.clear()
+                self._banned.clear()
+                self._next_ban.clear()
+            previous = seconds
+        self._lowest[key] = min(seconds, previous * 1.1)
+        if inline and seconds > _HELD_UP_SECONDS:
+            ban = self._next_ban.get(key, _BANNED_CALLS)
+            self._banned[key] = ban
+            self._next_ban[key] = min(2 * ban, _MOST_BANNED_CALLS)
 
 
 class _TooLargeError(Exception):
@@ -291,18 +318,18 @@ class _Application:
     async def _answer(self, route: Route, body: bytes) -> Reply:
         if not route.api:
             return await asyncio.get_running_loop().run_in_executor(self._pool, self._routes.answer, route, body)
-        spec = route.spec
-        key = (spec.name, spec.version, spec.label, route.call)
+        signature = _SIGNATURE_NAME.search(body) if len(body) <= _INLINE_BODY_BYTES else None
+        key = (route, signature and signature[1], len(body).bit_length())
         if self._options.inline and len(body) <= _INLINE_BODY_BYTES and self._costs.quick(key):
-            return self._timed_answer(key, route, body)
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._pool, self._timed_answer, key, route, body)
+            return self._timed_answer(key, route, body, inline=True)
+        call = partial(self._timed_answer, key, route, body, inline=False)
+        return await asyncio.get_running_loop().run_in_executor(self._pool, call)
 
-    def _timed_answer(self, key: object, route: Route, body: bytes) -> Reply:
+    def _timed_answer(self, key: object, route: Route, body: bytes, *, inline: bool) -> Reply:
         started = time.perf_counter()
         reply = self._routes.answer(route, body)
-        if reply.status == 200:
-            self._costs.record(key, time.perf_counter() - started)
+        if reply.status == 200 or inline:
+            self._costs.record(key, time.perf_counter() - started, inline=inline)
         return reply
 
 

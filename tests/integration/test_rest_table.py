@@ -436,6 +436,19 @@ class TestStopping:
             model.gate.set()
             assert slow.result(TIMEOUT_S).text == rows("2.5")
 
+    def test_a_slow_signature_of_a_quick_model_does_not_hold_up_others(self) -> None:
+        model = HalfPlusTwo("m", 1)
+        with running(MemoryCore(model)) as server, ThreadPoolExecutor(1) as pool:
+            for _ in range(50):
+                assert call(server.port, "POST", f"{M}:predict", b'{"instances": [1]}').status == 200
+            slow = pool.submit(
+                call, server.port, "POST", f"{M}:predict", b'{"signature_name": "slow", "instances": [1]}'
+            )
+            assert model.entered.wait(TIMEOUT_S)
+            assert call(server.port, "GET", M).status == 200
+            model.gate.set()
+            assert slow.result(TIMEOUT_S).text == rows("2.5")
+
     def test_a_request_in_flight_is_finished_and_new_ones_are_refused(self) -> None:
         model = HalfPlusTwo("m", 1)
         server = serve_rest(MemoryCore(model), rest_options())
