@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 
 from deployctl.domain.clock import Clock
 from deployctl.domain.event import Actor
+from deployctl.domain.secret import masked
 
 # How CI systems tell a job its own address, most exact first.
 _CI_JOB_VARIABLES = ("CI_JOB_URL", "BUILD_URL", "CIRCLE_BUILD_URL", "BUILDKITE_BUILD_URL")
@@ -39,8 +40,10 @@ def new_operation(at: datetime) -> str:
 
 
 def find_actor(environment: Mapping[str, str], command: Sequence[str]) -> Actor:
-    """Returns who runs this process: the OS user, the machine, the CI job, and the command line as typed."""
-    return Actor(_user(), os.uname().nodename, _ci_job(environment), shlex.join(command))
+    """Returns who runs this process: the OS user, the machine, the CI job, and the command line without passwords."""
+    # A file name that is no text in the system's encoding could not be recorded as it is.
+    words = masked(shlex.join(command)).encode(errors="backslashreplace").decode()
+    return Actor(_user(), os.uname().nodename, _ci_job(environment), words)
 
 
 def _user() -> str:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -25,16 +27,20 @@ class BoundaryGroup(TyperGroup):
     def invoke(self, ctx: Any) -> Any:
         """Runs the command."""
         try:
-            return super().invoke(ctx)
+            result = super().invoke(ctx)
+            # What is still buffered is written here, where a closed pipe is understood.
+            sys.stdout.flush()
+            return result
         except DeployctlError as error:
+            with suppress(BrokenPipeError):
+                sys.stdout.flush()
             _tell(error)
             raise typer.Exit(error.exit_code) from error
         except KeyboardInterrupt as error:
             print("interrupted", file=sys.stderr)
             raise typer.Exit(_INTERRUPTED) from error
         except BrokenPipeError as error:
-            # The reader of our output is gone; nothing is left to say, at exit neither.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            # The reader of our output is gone; nothing is left to say.
             raise typer.Exit(0) from error
 
 
@@ -80,7 +86,26 @@ for module in (settings, servers, versions, rollouts, database):
 
 def main() -> None:
     """Runs the command line of this process."""
-    app()
+    if sys.stderr is None:  # it was closed by whoever started this process
+        sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 - for as long as the process lives
+    if sys.stdout is None:
+        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 - as above
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            # A name that is no text in this encoding is shown escaped.
+            stream.reconfigure(errors="backslashreplace")
+    try:
+        app()
+    finally:
+        _leave_quietly()
+
+
+def _leave_quietly() -> None:
+    """Keeps the interpreter from complaining at its exit of a reader that has gone."""
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _tell(error: DeployctlError) -> None:

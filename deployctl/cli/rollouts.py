@@ -25,7 +25,7 @@ from deployctl.cli.options import (
 from deployctl.cli.render import short_time, style, write, write_json, write_table
 from deployctl.domain.duration import format_duration, parse_duration
 from deployctl.domain.names import CANARY, STABLE
-from deployctl.errors import DegradedError, InvalidReferenceError
+from deployctl.errors import DegradedError, InvalidReferenceError, ModelNotFoundError, UsageError
 
 if TYPE_CHECKING:
     from deployctl.bootstrap import Deployment
@@ -122,6 +122,8 @@ def rollback(
     from deployctl.operations.rollback import Rollback, RollbackRequest
 
     to_version = None
+    if "@" in model and to_revision is not None:
+        raise UsageError(f"{model} names a version and --to a revision: give one of them")
     if "@" in model:
         reference = parse_reference(model)
         if not isinstance(reference.selector, ByNumber):
@@ -165,7 +167,7 @@ def status(
 ) -> None:
     """Show what each target serves now.
 
-    Exit 6 if a target with models does not serve what is recorded for it.
+    Exit 6 if a target does not serve what is recorded for it.
     """
     from deployctl.domain.names import parse_model_name
     from deployctl.operations.status import target_status
@@ -174,13 +176,15 @@ def status(
         names = [deployment.target_name(target)] if target else list(deployment.settings.targets)
         wanted = parse_model_name(model) if model else None
         found = [target_status(deployment.target(name), model=wanted) for name in names]
+        if wanted and not any(each.models for each in found) and not deployment.repository.versions(wanted):
+            raise ModelNotFoundError(wanted)
         now = deployment.context.clock.now()
     if output is Output.JSON:
         write_json("status", {"targets": [_target_document(each) for each in found]})
     elif output is Output.NAME:
         for each in found:
             for served in each.models:
-                write(f"{each.name}/{served.name}@{served.live}")
+                write(f"{each.name}/{served.name}{_at(served.live) if served.live is not None else ''}")
     else:
         rows = [row for each in found for row in _status_rows(each, now)]
         write_table(("TARGET", "MODEL", "STABLE", "CANARY", "SINCE", "BY", "STANDBY", "ROLLBACK", "STATE"), rows)
@@ -188,9 +192,10 @@ def status(
             for served in each.models:
                 for words in served.drift:
                     write(f"{each.name}/{served.name}: {words}")
-    for each in found:
-        if each.models and not each.healthy:
-            raise DegradedError(_unhealthy(each), hint=f"deployctl up {each.name}")
+    unhealthy = [each for each in found if not each.healthy]
+    if unhealthy:
+        words = "; ".join(_unhealthy(each) for each in unhealthy)
+        raise DegradedError(words, hint=f"deployctl up {unhealthy[0].name}")
 
 
 def _status_rows(target: TargetStatus, now: Any) -> list[tuple[str, ...]]:
@@ -300,6 +305,8 @@ def history(
         place = deployment.target_name(target) if target else None
         wanted = parse_model_name(model) if model else None
         events = deployment.lineage.history(model=wanted, target=place, limit=limit)
+        if wanted and not events and not deployment.repository.versions(wanted):
+            raise ModelNotFoundError(wanted)
     if output is Output.JSON:
         write_json("history", {"events": [_event_document(event) for event in events]})
     elif output is Output.NAME:
@@ -376,6 +383,7 @@ def predict(
     """Ask a target's server, as a client would."""
     from deployctl.cli.requests import read_request
     from deployctl.domain.reference import Latest, parse_reference
+    from deployctl.operations.predict import predict as ask
     from deployctl.operations.predict import served_spec, usual_spec
 
     body = read_request(instances, inputs, file)
@@ -384,7 +392,7 @@ def predict(
         place = deployment.target(target)
         parsed = parse_reference(reference, default=Latest())
         spec = served_spec(place, parsed) if "@" in reference else usual_spec(place, parsed.model)
-        prediction = place.runtime.predict(body.to_request(spec, signature), grpc=grpc, timeout_s=timeout_s)
+        prediction = ask(place, body.to_request(spec, signature), grpc=grpc, timeout_s=timeout_s)
     key = "predictions" if body.instances is not None else "outputs"
     if output is Output.JSON:
         write_json("predict", {"model": parsed.model, "version": prediction.version, key: prediction.outputs})

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,7 +9,8 @@ import typer
 
 from deployctl.cli.options import Output, OutputOption, session
 from deployctl.cli.render import style, write, write_json, write_table
-from deployctl.errors import DependencyError, UsageError
+from deployctl.domain.secret import masked
+from deployctl.errors import DependencyError, StorageError, UsageError
 
 config_app = typer.Typer(help="Show the settings that apply.", no_args_is_help=True)
 
@@ -41,20 +41,19 @@ def init(
     made: list[str] = []
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        with file.open("x", encoding="utf-8") as stream:
-            stream.write(TEMPLATE)
-        made.append(str(file))
-    except FileExistsError:
-        pass
+        if not file.is_file():
+            with file.open("x", encoding="utf-8") as stream:
+                stream.write(TEMPLATE)
+            made.append(str(file))
     except OSError as error:
         raise UsageError(f"cannot write {file}: {error.strerror}") from error
     with Session(file, flags).open() as deployment:
         base_path = deployment.settings.model_base_path
         if not base_path.exists():
-            base_path.mkdir(parents=True)
+            _make(base_path)
             made.append(str(base_path))
         if migrate.upgrade(deployment.lineage_url, now=deployment.context.clock.now()).changed:
-            made.append(deployment.settings.lineage.url)
+            made.append(masked(deployment.settings.lineage.url))
     if output is Output.JSON:
         write_json("init", {"file": file, "made": made})
     else:
@@ -62,6 +61,13 @@ def init(
             write(thing if output is Output.NAME else f"made {thing}")
         if not made and output is Output.TABLE:
             write(f"{file} is there already; nothing was changed")
+
+
+def _make(directory: Path) -> None:
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StorageError(f"cannot make {directory}: {error.strerror}") from error
 
 
 @config_app.command("show")
@@ -87,9 +93,9 @@ def config_show(
 
 
 def _shown(value: Any) -> Any:
-    if isinstance(value, str):
-        return re.sub(r"(://[^:/@]*):[^@]*@", r"\1:***@", str(value))
-    return list(value) if isinstance(value, tuple) else value
+    if isinstance(value, tuple):
+        return [masked(each) for each in value]
+    return masked(str(value)) if isinstance(value, str) else value
 
 
 def _text(value: Any) -> str:

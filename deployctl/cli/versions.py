@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
     from deployctl.operations.compare import VersionDetail
 
 ExportArgument = Annotated[Path, typer.Argument(metavar="EXPORT", help="SavedModel directory.")]
-PairsOption = Annotated[list[str] | None, typer.Option(metavar="NAME=VALUE", help="Repeatable.")]
 
 
 def register(app: typer.Typer) -> None:
@@ -75,7 +75,7 @@ def publish(
     if numbering not in tuple(Numbering):
         raise UsageError(f"--numbering {numbering!r} is neither 'sequential' nor 'timestamp'")
     provenance = Provenance(
-        source=str(export.absolute()),
+        source=os.path.abspath(export),
         run=run,
         code=code_commit(code),
         datasets=pairs("--dataset", dataset),
@@ -84,7 +84,7 @@ def publish(
     )
     request = PublishRequest(
         export=export,
-        model=parse_model_name(model if model is not None else export.absolute().name),
+        model=parse_model_name(model if model is not None else Path(os.path.abspath(export)).name),
         provenance=provenance,
         numbering=Numbering(numbering),
         allow_duplicate=new_version,
@@ -255,7 +255,11 @@ def diff(
         "files": result.files,
     }
     names = [f"{each.model}@{each.version}" for each in (result.before, result.after)]
-    if output is not Output.TABLE:
+    if output is Output.NAME:
+        for each in (change for changes in groups.values() for change in changes):
+            write(each.subject)
+        return
+    if output is Output.JSON:
         document: dict[str, Any] = {"before": names[0], "after": names[1], "identical": result.identical}
         document["size_bytes"] = {"before": sizes[0], "after": sizes[1]}
         for group, changes in groups.items():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import typing
 from collections.abc import Callable, Mapping
 from dataclasses import Field, fields
@@ -98,6 +99,8 @@ def _choice(key: str, kind: type[Enum], value: str, where: str) -> Enum:
 def _in_range(key: str, value: Any, where: str) -> Any:
     if key.endswith("_port") and not 0 <= value <= 65535:
         raise SettingsError(f"{key} = {value} in {where} is not a port from 0 to 65535")
+    if isinstance(value, float) and not math.isfinite(value):
+        raise SettingsError(f"{key} = {value} in {where} is not a finite number")
     if isinstance(value, int | float) and value < 0:
         raise SettingsError(f"{key} = {value} in {where} is negative")
     return value

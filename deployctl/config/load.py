@@ -24,6 +24,7 @@ ENVIRONMENT_PREFIX = "DEPLOYCTL_"
 # Variables of this prefix that are not settings: which file to read, and the target that commands mean.
 RESERVED_VARIABLES = frozenset({"DEPLOYCTL_CONFIG", "DEPLOYCTL_TARGET", "DEPLOYCTL_REQUIRE"})
 _SECTIONS: Mapping[str, type] = {"repository": RepositorySettings, "lineage": LineageSettings}
+_TABLES = ("targets", *_SECTIONS)
 _TOP_LEVEL = ("state_dir", "default_target")
 
 
@@ -48,12 +49,19 @@ def find_file(explicit: Path | None, environment: Mapping[str, str], directory: 
     """
     named = explicit or (Path(environment["DEPLOYCTL_CONFIG"]) if environment.get("DEPLOYCTL_CONFIG") else None)
     if named is not None:
-        if not named.is_file():
+        if not _is_file(named):
             raise SettingsError(f"there is no settings file {named}", hint="deployctl init")
         return named.absolute()
     home = Path(environment.get("XDG_CONFIG_HOME") or Path(environment.get("HOME", "/")) / ".config")
     candidates = (directory / FILE_NAME, home / "deployctl" / FILE_NAME, Path("/etc/deployctl") / FILE_NAME)
-    return next((path for path in candidates if path.is_file()), None)
+    return next((path for path in candidates if _is_file(path)), None)
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # in a directory that may not be searched
+        return False
 
 
 def load(
@@ -127,7 +135,7 @@ def _flatten(table: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]
         key = f"{prefix}{name}"
         if key.startswith("targets.") and key.count(".") == 1 and value == {}:
             yield f"{key}.runtime", TargetSettings().runtime.value
-        elif isinstance(value, dict):
+        elif isinstance(value, dict) and (value or key in _TABLES):
             yield from _flatten(value, f"{key}.")
         else:
             yield key, value

@@ -5,7 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from threading import Event
 from time import monotonic
@@ -37,8 +37,10 @@ class FileTargetLock(TargetLock):
             raise StorageError(f"cannot lock {self._path}: {error.strerror}") from error
         try:
             self._acquire(descriptor, timeout_s)
-            os.ftruncate(descriptor, 0)
-            os.pwrite(descriptor, f"{self._actor} (pid {os.getpid()}), {purpose}".encode(), 0)
+            # A full disk is no reason not to roll back: who holds the lock is only told to those who wait.
+            with suppress(OSError):
+                os.ftruncate(descriptor, 0)
+                os.pwrite(descriptor, f"{self._actor} (pid {os.getpid()}): {purpose}".encode(), 0)
             yield
         finally:
             os.close(descriptor)
@@ -50,7 +52,7 @@ class FileTargetLock(TargetLock):
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
                 if monotonic() >= deadline:
-                    holder = os.pread(descriptor, 500, 0).decode(errors="replace")
+                    holder = os.pread(descriptor, 500, 0).decode(errors="replace") or "another operation"
                     raise LockedError(
                         f"target {self._path.parent.name} is in use by {holder}", hint="deployctl status"
                     ) from error
