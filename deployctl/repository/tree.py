@@ -5,8 +5,9 @@ from __future__ import annotations
 import errno
 import os
 import stat
+import unicodedata
 from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from deployctl.domain.manifest import MANIFEST_PATH
 from deployctl.errors import InvalidModelError, UnreadableExportError, UnsafeExportError
@@ -153,5 +154,9 @@ class _Walk:
 
 
 def is_restorable(name: str) -> bool:
-    """Whether a directory entry called `name` can be written into a manifest and made again from it."""
-    return name.isprintable() and name not in {"", ".", ".."} and PurePosixPath(name).name == name
+    """Whether a directory entry called `name` can be written into a manifest and made again from it.
+
+    Control characters would break the lines that a digest is made of; lone surrogates stand for bytes that are no
+    UTF-8.
+    """
+    return not any(unicodedata.category(character) in {"Cc", "Cs"} for character in name)

@@ -298,7 +298,13 @@ def test_refuses_a_name_that_a_manifest_cannot_hold(repository: ModelRepository,
 
 
 def test_keeps_names_that_only_look_odd(repository: ModelRepository, tmp_path: Path) -> None:
-    files = {"saved_model.pb": b"g", "assets/a..b": b"1", "assets/ü 漢.txt": b"2", "assets/-rf": b"3", "7/x": b"4"}
+    files = {
+        "saved_model.pb": b"g",
+        "assets/a..b": b"1",
+        "assets/ü 漢\u3000.txt": b"2",
+        "assets/-rf": b"3",
+        "7/x": b"4",
+    }
 
     publish(repository, DIGITS, write_export(tmp_path / "export", files))
 
