@@ -13,6 +13,7 @@ import signal
 import subprocess
 import sys
 import time
+import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -110,7 +111,11 @@ def _start(request: dict[str, Any], export: Path) -> tuple[int, int, float]:
     os.close(reading)
     try:
         os.write(writing, json.dumps(_attempt(request, export)).encode())
+    except BaseException:
+        traceback.print_exc()
+        raise
     finally:
+        # Not sys.exit: the parent's own clean-up is not the child's to do.
         os._exit(0)
 
 
