@@ -42,7 +42,7 @@ DENIED = frozenset(
 _SAME_ANSWER_PREFIXES = ("Var", "ReadVariable", "Assign", "HashTable", "LookupTable", "InitializeTable", "MutableHash")
 _SAME_ANSWER = frozenset(
     {"Placeholder", "StatefulPartitionedCall", "PartitionedCall", "If", "While", "Case", "Assert", "SaveV2", "Save"}
-    | {"RestoreV2", "MergeV2Checkpoints", "NoOp", "AnonymousMutableHashTable", "DestroyResourceOp"}
+    | {"RestoreV2", "MergeV2Checkpoints", "NoOp", "DisableCopyOnRead", "AnonymousMutableHashTable", "DestroyResourceOp"}
 )
 
 
