@@ -5,11 +5,11 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import socket
 import sys
 import threading
 import time
 from collections.abc import Sequence
-from types import FrameType
 from typing import TYPE_CHECKING, NoReturn
 
 from deployctl.errors import UsageError
@@ -44,23 +44,49 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 
 
 def _serve(flags: Flags) -> int:
-    ending = threading.Event()
-
-    def end(number: int, _frame: FrameType | None) -> None:
-        logger.info("%s: draining", signal.Signals(number).name)
-        ending.set()
-
-    # Until it serves there is nothing to drain: leave the default, which ends the process.
     started = time.perf_counter()
+    signals = _Signals()
     server = _started(flags)
     if server is None:
         return _EXIT_START_FAILED
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, end)
     logger.info("ready %.2f s after main began", time.perf_counter() - started)
-    ending.wait()
+    signals.wait()
     server.drain(flags.drain_timeout)
     return 0
+
+
+class _Signals:
+    """SIGTERM and SIGINT, which before `wait` end the process at once: there is nothing to drain yet.
+
+    The kernel hands a signal to any thread, and Python runs handlers in the main one only when it next runs
+    Python. So a thread waits for the byte that the C handler writes.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._serving = False
+        self._ending = threading.Event()
+        self._reader, self._writer = socket.socketpair()
+        self._writer.setblocking(False)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: None)
+        signal.set_wakeup_fd(self._writer.fileno(), warn_on_full_buffer=False)
+        threading.Thread(target=self._watch, name="signals", daemon=True).start()
+
+    def wait(self) -> None:
+        """Returns after the first signal."""
+        with self._lock:
+            self._serving = True
+        self._ending.wait()
+
+    def _watch(self) -> None:
+        number = signal.Signals(self._reader.recv(1)[0])
+        with self._lock:
+            if not self._serving:
+                logger.info("%s before the server was ready", number.name)
+                _exit(0)
+        logger.info("%s: draining", number.name)
+        self._ending.set()
 
 
 def _started(flags: Flags) -> ModelServer | None:
