@@ -13,10 +13,10 @@ import typer
 from typer.core import TyperGroup
 
 from deployctl import __version__
-from deployctl.cli import database, rollouts, servers, settings, versions
+from deployctl.cli import bash_completion, database, rollouts, servers, settings, versions
 from deployctl.cli.options import Session
 from deployctl.cli.render import style
-from deployctl.errors import DeployctlError
+from deployctl.errors import DeployctlError, UsageError
 
 _INTERRUPTED = 130
 
@@ -34,7 +34,7 @@ class BoundaryGroup(TyperGroup):
         except DeployctlError as error:
             with suppress(BrokenPipeError):
                 sys.stdout.flush()
-            _tell(error)
+            _tell(error, command=ctx.invoked_subcommand)
             raise typer.Exit(error.exit_code) from error
         except KeyboardInterrupt as error:
             print("interrupted", file=sys.stderr)
@@ -95,9 +95,16 @@ def main() -> None:
             # A name that is no text in this encoding is shown escaped.
             stream.reconfigure(errors="backslashreplace")
     try:
-        app()
+        if bash_completion.is_asked_for():
+            bash_completion.complete(_run)
+        else:
+            _run()
     finally:
         _leave_quietly()
+
+
+def _run() -> None:
+    app(prog_name="deployctl")
 
 
 def _leave_quietly() -> None:
@@ -108,7 +115,10 @@ def _leave_quietly() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def _tell(error: DeployctlError) -> None:
+def _tell(error: DeployctlError, *, command: str | None) -> None:
+    hint = error.hint
+    if hint is None and isinstance(error, UsageError):
+        hint = f"deployctl {command} --help" if command else "deployctl --help"
     print(f"{style('error:', 'red', sys.stderr)} {error}", file=sys.stderr)
-    if error.hint:
-        print(f"{style('hint:', 'dim', sys.stderr)}  {error.hint}", file=sys.stderr)
+    if hint:
+        print(f"{style('hint:', 'dim', sys.stderr)}  {hint}", file=sys.stderr)

@@ -33,17 +33,20 @@ def models(context: typer.Context, incomplete: str) -> list[str]:
 
 
 def references(context: typer.Context, incomplete: str) -> list[str]:
-    """Offers models, and after `MODEL@` the model's labels and versions, newest first."""
+    """Offers models, and after `MODEL@`, or for the only model, its labels and versions, newest first."""
     model, at, selector = incomplete.partition("@")
     if not at:
-        return [f"{name}@" for name in models(context, model)]
+        names = models(context, model)
+        if len(names) != 1:
+            return [f"{name}@" for name in names]
+        model = names[0]
     settings = _settings(context)
     if settings is None:
         return []
     from deployctl.domain.names import is_version_name
 
-    names = filter(is_version_name, _entries(settings.model_base_path / model, ""))
-    offers = ["latest", *_labels(settings, model), *sorted(names, key=int, reverse=True)[:_MOST]]
+    versions = filter(is_version_name, _entries(settings.model_base_path / model, ""))
+    offers = ["latest", *_labels(settings, model), *sorted(versions, key=int, reverse=True)[:_MOST]]
     return [f"{model}@{offer}" for offer in offers if offer.startswith(selector)]
 
 

@@ -52,7 +52,9 @@ def _text(file: Path | None) -> str:
 def _parse(text: str, where: str) -> Any:
     try:
         return json.loads(text)
-    except (ValueError, RecursionError) as error:
+    except RecursionError as error:
+        raise InvalidRequestError(f"{where} is nested too deeply for a tensor") from error
+    except ValueError as error:
         raise InvalidRequestError(f"{where} is not JSON: {error}") from error
 
 

@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
-from deployctl.domain.names import STABLE, ModelName
+from deployctl.domain.names import STABLE, LabelName, ModelName
 from deployctl.domain.reference import ByLabel, ByNumber, Reference
 from deployctl.domain.revision import Routing
-from deployctl.errors import InvalidRequestError, LabelNotFoundError
+from deployctl.domain.serving import ServerCondition
+from deployctl.errors import (
+    InvalidRequestError,
+    LabelNotFoundError,
+    ModelNotFoundError,
+    NotFoundError,
+    ServerUnavailableError,
+)
 from deployctl.operations.resolve import resolve
+from deployctl.operations.rollout import CALL_TIMEOUT_S
 from deployctl.operations.target import Target
 from deployctl.serving.interface import Prediction, PredictionRequest, ServedSpec
 
@@ -39,13 +47,30 @@ def predict(target: Target, request: PredictionRequest, *, grpc: bool, timeout_s
     """Returns what the target's server answers.
 
     Raises:
-        LabelNotFoundError: the target has no such label. TensorFlow Serving calls that a malformed request.
-        InvalidRequestError, NotFoundError, ServerError: see `ServingRuntime.predict`.
+        NotFoundError: the target does not serve the model, the version or the label; TensorFlow Serving calls the
+            last a malformed request.
+        InvalidRequestError, ServerError: see `ServingRuntime.predict`.
     """
     try:
         return target.runtime.predict(request, grpc=grpc, timeout_s=timeout_s)
+    except NotFoundError as error:
+        error.hint = error.hint or f"deployctl status {target.name}"
+        raise
     except InvalidRequestError as error:
         label = request.spec.label
         if label is None or f"{_UNKNOWN_LABEL}{label}" not in str(error):
             raise
-        raise LabelNotFoundError(request.spec.model, label, target.name) from error
+        raise _without_label(target, request.spec.model, label) from error
+    except ServerUnavailableError as error:
+        state = target.runtime.state(timeout_s=timeout_s)
+        if state.condition is not ServerCondition.STOPPED:
+            raise
+        raise ServerUnavailableError(f"the server of {target.name} is stopped", hint=error.hint) from error
+
+
+def _without_label(target: Target, model: ModelName, label: LabelName) -> NotFoundError:
+    if target.runtime.statuses(model, timeout_s=CALL_TIMEOUT_S):
+        return LabelNotFoundError(model, label, target.name)
+    if not target.repository.versions(model):
+        return ModelNotFoundError(model)
+    return NotFoundError(f"{model} is not served on {target.name}", hint=f"deployctl promote {model}@latest")
