@@ -1,0 +1,131 @@
+"""The reference of JSON documents names every key that the commands write, with its type, and no other."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import pytest
+
+from tests.docs.console import ROOT, Step, workspace
+
+PAGE = ROOT / "docs" / "reference" / "json.md"
+MODELS = "~/deployctl/tests/data/tensorflow_serving"
+# Each command with the exit code that it ends with; its document goes to the file of its number.
+COMMANDS: tuple[tuple[str, int], ...] = (
+    ("deployctl init -o json", 0),
+    ("deployctl config show -o json", 0),
+    (f"deployctl publish {MODELS}/saved_model_half_plus_two_cpu/00000123 --model half --metric a=0.5 -o json", 0),
+    (f"deployctl publish {MODELS}/saved_model_half_plus_three/00000123 --model half --tag kind=test -o json", 0),
+    ("deployctl up -o json", 0),
+    ("deployctl promote half@1 -o json", 0),
+    ("deployctl promote half@2 -o json", 0),
+    ("deployctl rollback half -o json", 0),
+    ("deployctl promote half@2 -o json", 0),
+    ("deployctl status -o json", 0),
+    ("deployctl predict half --instances '[2.0]' -o json", 0),
+    ("deployctl predict half --inputs 2.0 -o json", 0),
+    ("deployctl history -o json", 0),
+    ("deployctl versions -o json", 0),
+    ("deployctl versions half -o json", 0),
+    ("deployctl show half@2 -o json", 0),
+    ("deployctl diff half@1 half@2 -o json", 0),
+    ("cp deployctl.toml models/half/1/assets/foo.txt", 0),
+    ("deployctl verify half@1 -o json", 1),
+    (f"deployctl inspect {MODELS}/saved_model_half_plus_two_cpu/00000123 -o json", 0),
+    (f"cp -r {MODELS}/saved_model_half_plus_three/00000123 models/half/7", 0),
+    ("mkdir models/half/008", 0),
+    ("deployctl adopt half -o json", 0),
+    ("deployctl doctor -o json", 10),
+    ("deployctl db upgrade -o json", 0),
+    ("deployctl db current -o json", 0),
+    ("deployctl db check -o json", 0),
+    ("deployctl db backup -o json", 0),
+    ("deployctl db rebuild -o json", 0),
+    ("deployctl audit verify -o json", 0),
+    ("deployctl down -o json", 0),
+)
+TYPES: Mapping[str, tuple[type, ...]] = {
+    "text": (str,),
+    "time": (str,),
+    "whole number": (int,),
+    "number": (int, float),
+    "true or false": (bool,),
+    "list": (list,),
+    "object": (dict,),
+    "map": (dict,),
+    "any": (str, int, float, bool, list, dict),
+    "null": (type(None),),
+}
+
+
+@pytest.fixture(scope="module")
+def documents(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    """What every command writes, read back."""
+    with workspace(tmp_path_factory.mktemp("json")) as place:
+        files = [place.home / f"{number}.json" for number in range(len(COMMANDS))]
+        ran = place.run(
+            [
+                Step(number, number, f"{command} > {file}", ())
+                for number, ((command, _), file) in enumerate(zip(COMMANDS, files, strict=True))
+            ]
+        )
+        assert [each.status for each in ran] == [status for _, status in COMMANDS], [each.printed for each in ran]
+        texts = [file.read_text() for file in files]
+    return [json.loads(text) for text in texts if text]
+
+
+def documented() -> dict[str, dict[str, str]]:
+    """Returns what the page says: by schema, the type of each key by its path."""
+    found: dict[str, dict[str, str]] = {}
+    schema = ""
+    for line in PAGE.read_text(encoding="utf-8").splitlines():
+        if heading := re.fullmatch(r"## `(deployctl\..+/\d+)`", line):
+            schema = heading[1]
+            found[schema] = {}
+        elif row := re.match(r"\| `([^`]+)` \| ([^|]+) \|", line):
+            found[schema][row[1]] = row[2].strip()
+    return found
+
+
+def values(document: Mapping[str, Any], closed: frozenset[str], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yields every value with its path; what is below a path in `closed` is the user's own."""
+    for key, value in document.items():
+        path = f"{prefix}{key}"
+        yield path, value
+        if path in closed:
+            continue
+        if isinstance(value, dict):
+            yield from values(value, closed, f"{path}.")
+        for item in value if isinstance(value, list) else ():
+            if isinstance(item, dict):
+                yield from values(item, closed, f"{path}[].")
+
+
+def fits(value: Any, kind: str) -> bool:
+    """Whether a value is of a documented type such as "text or null, optional"."""
+    names = kind.removesuffix(", optional").split(" or ") if "true or false" not in kind else ["true or false"]
+    return any(type(value) in TYPES[name] for name in names)
+
+
+@pytest.mark.tensorflow
+@pytest.mark.xdist_group("json_documents")
+def test_every_command_writes_a_documented_schema(documents: list[dict[str, Any]]) -> None:
+    assert {document["schema"] for document in documents} == set(documented())
+
+
+@pytest.mark.tensorflow
+@pytest.mark.xdist_group("json_documents")
+@pytest.mark.parametrize("schema", sorted(documented()))
+def test_the_page_names_the_keys_of(schema: str, documents: list[dict[str, Any]]) -> None:
+    keys = documented()[schema]
+    closed = frozenset(path for path, kind in keys.items() if kind.startswith(("map", "any")))
+    seen: set[str] = set()
+    for document in (each for each in documents if each["schema"] == schema):
+        for path, value in values({key: document[key] for key in document if key != "schema"}, closed):
+            assert path in keys, f"{path} = {value!r} is not documented"
+            assert fits(value, keys[path]), f"{path} = {value!r} is not {keys[path]}"
+            seen.add(path)
+    assert {path for path, kind in keys.items() if not kind.endswith(", optional")} <= seen
