@@ -46,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 def _serve(flags: Flags) -> int:
     started = time.perf_counter()
     signals = _Signals()
-    server = _started(flags)
+    server = _started(flags, signals)
     if server is None:
         return _EXIT_START_FAILED
     logger.info("ready %.2f s after main began", time.perf_counter() - started)
@@ -56,7 +56,7 @@ def _serve(flags: Flags) -> int:
 
 
 class _Signals:
-    """SIGTERM and SIGINT, which before `wait` end the process at once: there is nothing to drain yet.
+    """SIGTERM and SIGINT, which before `defer` end the process at once: there is nothing to drain yet.
 
     The kernel hands a signal to any thread, and Python runs handlers in the main one only when it next runs
     Python. So a thread waits for the byte that the C handler writes.
@@ -64,7 +64,7 @@ class _Signals:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._serving = False
+        self._deferring = False
         self._ending = threading.Event()
         self._reader, self._writer = socket.socketpair()
         self._writer.setblocking(False)
@@ -73,23 +73,26 @@ class _Signals:
         signal.set_wakeup_fd(self._writer.fileno(), warn_on_full_buffer=False)
         threading.Thread(target=self._watch, name="signals", daemon=True).start()
 
+    def defer(self) -> None:
+        """Keeps signals from now on for `wait`."""
+        with self._lock:
+            self._deferring = True
+
     def wait(self) -> None:
         """Returns after the first signal."""
-        with self._lock:
-            self._serving = True
         self._ending.wait()
 
     def _watch(self) -> None:
         number = signal.Signals(self._reader.recv(1)[0])
         with self._lock:
-            if not self._serving:
-                logger.info("%s before the server was ready", number.name)
+            if not self._deferring:
+                logger.info("%s before anything was served", number.name)
                 _exit(0)
         logger.info("%s: draining", number.name)
         self._ending.set()
 
 
-def _started(flags: Flags) -> ModelServer | None:
+def _started(flags: Flags, signals: _Signals) -> ModelServer | None:
     # TensorFlow's libraries take longer to load than everything else here, and without the GIL.
     from deployctl.modelserver.capi import c_api
 
@@ -101,10 +104,13 @@ def _started(flags: Flags) -> ModelServer | None:
     loading.join()
     try:
         c_api()
-        return ModelServer(flags)
+        server = ModelServer(flags)
+        signals.defer()
+        server.listen()
     except StatusError as error:
         sys.stdout.write(f"Failed to start server. Error: {error.code.name}: {error.message}\n")
         return None
+    return server
 
 
 def _preload() -> None:

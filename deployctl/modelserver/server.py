@@ -29,14 +29,21 @@ _MAX_BODY_BYTES = 1 << 30
 
 
 class ModelServer:
-    """Serves from when it is made until `drain`."""
+    """Loads when it is made, serves from `listen` until `drain`.
+
+    So a port that accepts means that every configured model has been decided.
+    """
 
     def __init__(self, flags: Flags) -> None:
-        """Loads what is configured, then listens: a port that accepts means that every model has been decided.
+        """Loads what is configured.
 
         Raises:
             StatusError: in the words of tensorflow_model_server's "Failed to start server".
         """
+        self._flags = flags
+        self._grpc: GrpcServer | None = None
+        self._rest: RestServer | None = None
+        self._poller: ConfigFilePoller | None = None
         for name in flags.without_effect():
             logger.warning("--%s is accepted and has no effect here", name)
         _check(flags)
@@ -47,10 +54,17 @@ class ModelServer:
             logger.info("Taking no action for empty config.")
         else:
             self._core.start(models)
+
+    def listen(self) -> None:
+        """Serves.
+
+        Raises:
+            StatusError: a port or socket of gRPC is taken.
+        """
+        flags = self._flags
         self._grpc = GrpcServer(self._core, _grpc_options(flags, self._metrics))
         logger.info("Running gRPC ModelServer at %s:%d ...", flags.host, flags.port)
         self._rest = self._start_rest(flags)
-        self._poller: ConfigFilePoller | None = None
         if flags.model_config_file and flags.model_config_file_poll_wait_seconds > 0:
             self._poller = ConfigFilePoller(
                 flags.model_config_file,
@@ -63,10 +77,11 @@ class ModelServer:
         deadline = time.monotonic() + timeout_s
         if self._poller is not None:
             self._poller.stop()
-        ended = self._grpc.stop(timeout_s)
+        ended = self._grpc.stop(timeout_s) if self._grpc is not None else None
         if self._rest is not None:
             self._rest.stop(timeout_s)
-        ended.wait(max(0.0, deadline - time.monotonic()))
+        if ended is not None:
+            ended.wait(max(0.0, deadline - time.monotonic()))
         self._core.stop(timeout_s=max(0.5, deadline - time.monotonic()))
 
     def _start_rest(self, flags: Flags) -> RestServer | None:
