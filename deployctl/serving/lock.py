@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from threading import Event
-from time import monotonic
 
 from deployctl.domain.event import Actor
-from deployctl.errors import LockedError, StorageError
+from deployctl.errors import StorageError
+from deployctl.files import file_lock
 from deployctl.serving.interface import TargetLock
-
-_PAUSE_S = 0.02
 
 
 class FileTargetLock(TargetLock):
@@ -30,32 +26,12 @@ class FileTargetLock(TargetLock):
     @contextmanager
     def hold(self, *, purpose: str, timeout_s: float) -> Iterator[None]:
         """Holds the lock while the block runs; see TargetLock."""
-        try:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-        except OSError as error:
-            raise StorageError(f"cannot lock {self._path}: {error.strerror}") from error
-        try:
-            self._acquire(descriptor, timeout_s)
-            # A full disk is no reason not to roll back: who holds the lock is only told to those who wait.
-            with suppress(OSError):
-                os.ftruncate(descriptor, 0)
-                os.pwrite(descriptor, f"{self._actor} (pid {os.getpid()}): {purpose}".encode(), 0)
-            yield
-        finally:
-            os.close(descriptor)
-
-    def _acquire(self, descriptor: int, timeout_s: float) -> None:
-        deadline = monotonic() + timeout_s
-        while True:
+        holder = f"{self._actor} (pid {os.getpid()}): {purpose}"
+        what = f"target {self._path.parent.name}"
+        with ExitStack() as held:
             try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                if monotonic() >= deadline:
-                    holder = os.pread(descriptor, 500, 0).decode(errors="replace") or "another operation"
-                    raise LockedError(
-                        f"target {self._path.parent.name} is in use by {holder}", hint="deployctl status"
-                    ) from error
-                Event().wait(_PAUSE_S)
-            else:
-                return
+                self._path.parent.mkdir(parents=True, exist_ok=True)
+                held.enter_context(file_lock(self._path, what=what, holder=holder, timeout_s=timeout_s))
+            except OSError as error:
+                raise StorageError(f"cannot lock {self._path}: {error.strerror}") from error
+            yield

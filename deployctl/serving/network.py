@@ -13,8 +13,8 @@ from deployctl.domain.names import ModelName, TargetName, VersionNumber
 from deployctl.domain.saved_model import Signature
 from deployctl.domain.serving import Endpoints, ServingConfig, VersionStatus
 from deployctl.errors import ServerRefusedError, ServerUnavailableError, StorageError
+from deployctl.files import write_durably
 from deployctl.serving.config import render
-from deployctl.serving.files import write_durably
 from deployctl.serving.interface import Prediction, PredictionRequest, ServedSpec, ServingRuntime
 
 if TYPE_CHECKING:

@@ -22,11 +22,11 @@ from deployctl.domain.serving import (
     VersionState,
 )
 from deployctl.errors import PortTakenError, ServerError, ServerStartError, ServerUnavailableError, StorageError
+from deployctl.files import file_lock, sweep
 from deployctl.serving import child as children
 from deployctl.serving import ports
 from deployctl.serving.child import Child, Started
 from deployctl.serving.config import normal
-from deployctl.serving.files import file_lock, sweep
 from deployctl.serving.network import NetworkRuntime
 from deployctl.serving.server_log import ServerLog, ago
 
@@ -164,7 +164,12 @@ class ProcessRuntime(NetworkRuntime):
             raise ServerError(f"process {running.pid}, the server of {self._target}, could not be ended")
 
     def _lock(self, purpose: str, *, timeout_s: float) -> contextlib.AbstractContextManager[None]:
-        return file_lock(self._directory / "server.lock", purpose=f"deployctl {purpose}", timeout_s=timeout_s)
+        return file_lock(
+            self._directory / "server.lock",
+            what=f"the server of {self._options.target}",
+            holder=f"process {os.getpid()} (deployctl {purpose})",
+            timeout_s=timeout_s,
+        )
 
     def _running(self) -> Child | None:
         recorded = children.read(self._record)

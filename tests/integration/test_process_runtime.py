@@ -22,9 +22,9 @@ import pytest
 from deployctl.domain.names import ModelName, TargetName
 from deployctl.domain.serving import ServerCondition, ServingConfig
 from deployctl.errors import LockedError, PortTakenError, ServerStartError
+from deployctl.files import file_lock
 from deployctl.serving import child as children
 from deployctl.serving.config import parse
-from deployctl.serving.files import file_lock
 from deployctl.serving.ports import free_ports
 from deployctl.serving.process import ProcessOptions, ProcessRuntime
 from tests.support.serving import (
@@ -286,7 +286,7 @@ def test_an_up_that_waits_in_vain_for_another_says_so(runtime: ProcessRuntime, o
     options.directory.mkdir(parents=True)
 
     with (
-        file_lock(options.directory / "server.lock", purpose="deployctl up", timeout_s=1),
+        file_lock(options.directory / "server.lock", what="it", holder="deployctl up", timeout_s=1),
         pytest.raises(LockedError, match="deployctl up"),
     ):
         runtime.up(NOTHING, timeout_s=0.1)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from deployctl.errors import LockedError
-from deployctl.serving.files import file_lock, sweep, write_durably
+from deployctl.files import file_lock, sweep, write_durably
 
 
 def test_a_file_is_replaced_whole_and_nothing_else_is_left(tmp_path: Path) -> None:
@@ -55,9 +55,9 @@ def test_a_lock_that_is_held_says_by_whom_and_what_for(tmp_path: Path) -> None:
     path = tmp_path / "lock"
 
     with (
-        file_lock(path, purpose="deployctl up", timeout_s=1),
+        file_lock(path, what="it", holder="deployctl up", timeout_s=1),
         pytest.raises(LockedError, match="deployctl up"),
-        file_lock(path, purpose="deployctl down", timeout_s=0.05),
+        file_lock(path, what="it", holder="deployctl down", timeout_s=0.05),
     ):
         pytest.fail("held twice")
 
@@ -67,10 +67,10 @@ def test_a_waiting_caller_gets_the_lock_when_it_is_let_go(tmp_path: Path) -> Non
     order: list[str] = []
 
     def wait() -> None:
-        with file_lock(path, purpose="second", timeout_s=10):
+        with file_lock(path, what="it", holder="second", timeout_s=10):
             order.append("second")
 
-    with file_lock(path, purpose="first", timeout_s=1):
+    with file_lock(path, what="it", holder="first", timeout_s=1):
         waiter = threading.Thread(target=wait)
         waiter.start()
         order.append("first")
@@ -82,10 +82,10 @@ def test_a_waiting_caller_gets_the_lock_when_it_is_let_go(tmp_path: Path) -> Non
 def test_a_lock_ends_with_its_holder(tmp_path: Path) -> None:
     path = tmp_path / "lock"
     code = (
-        "import sys, os; from pathlib import Path; from deployctl.serving.files import file_lock\n"
-        "with file_lock(Path(sys.argv[1]), purpose='crash', timeout_s=1): os.abort()"
+        "import sys, os; from pathlib import Path; from deployctl.files import file_lock\n"
+        "with file_lock(Path(sys.argv[1]), what='it', holder='crash', timeout_s=1): os.abort()"
     )
     subprocess.run([sys.executable, "-c", code, str(path)], check=False, timeout=30)
 
-    with file_lock(path, purpose="next", timeout_s=0):
+    with file_lock(path, what="it", holder="next", timeout_s=0):
         pass

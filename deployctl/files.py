@@ -48,19 +48,28 @@ def sweep(path: Path) -> None:
 
 
 @contextlib.contextmanager
-def file_lock(path: Path, *, purpose: str, timeout_s: float) -> Iterator[None]:
-    """Holds the flock(2) of `path` while the block runs; `purpose` is told to whoever waits in vain.
+def file_lock(path: Path, *, what: str, holder: str, timeout_s: float) -> Iterator[None]:
+    """Holds the flock(2) of `path` while the block runs; the kernel lets it go at exit, crash or kill -9.
+
+    Args:
+        path: made where it is missing; its directory must be there.
+        what: what is kept apart by it, e.g. "target local".
+        holder: who holds it and what for; told to whoever waits in vain.
+        timeout_s: how long to wait for another process, or another thread.
 
     Raises:
-        LockedError: another process, or another thread, still held it after `timeout_s` seconds.
+        LockedError: it was still held then.
+        OSError: the file cannot be opened.
     """
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:
         if not _acquired(descriptor, timeout_s=timeout_s):
             found = os.pread(descriptor, 500, 0).decode(errors="replace") or "another process"
-            raise LockedError(f"{found} holds {path}, still after {timeout_s:g} s", hint="deployctl status")
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, f"process {os.getpid()} ({purpose})".encode(), 0)
+            raise LockedError(f"{what} is in use by {found}, still after {timeout_s:g} s", hint="deployctl status")
+        # A full disk is no reason not to roll back: who holds the lock is only told to those who wait.
+        with contextlib.suppress(OSError):
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, holder.encode(), 0)
         yield
     finally:
         # The file stays: removing it would let two processes lock two files of one name.
