@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 WORKERS ?= $(shell n=$$(nproc 2>/dev/null || echo 2); [ $$n -gt 2 ] && echo $$n || echo 2)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart test check bench docs protos wheel clean
+.PHONY: help setup quickstart test check bench docs protos wheel image clean
 
 help:  ## List the targets.
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -47,6 +47,9 @@ protos: setup  ## Generate the protocol buffer modules.
 
 wheel: setup  ## Build dist/*.whl.
 	$(BIN)/python -m build --wheel --outdir dist
+
+image: setup  ## Build the model server's Docker image, deployctl/model-server:latest.
+	PYTHON=$(CURDIR)/$(BIN)/python deploy/model-server/build.sh deployctl/model-server:latest
 
 clean:  ## Remove what the other targets made.
 	rm -rf $(VENV) build dist

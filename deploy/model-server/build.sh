@@ -1,0 +1,56 @@
+#!/usr/bin/env bash
+# Builds the model server's image:  build.sh TAG   (PYTHON=… for a Python with pip, BASE=… for another base image)
+#
+# Wheels are downloaded here and installed inside without a package index. Where the base image can be pulled from no
+# registry, one is made with debootstrap (root) and given the name that the Dockerfile asks for.
+set -euo pipefail
+tag=${1:?usage: build.sh TAG}
+here=$(cd "$(dirname "$0")" && pwd)
+root=$(cd "$here/../.." && pwd)
+python=${PYTHON:-python3}
+base=${BASE:-debian:bookworm-slim}
+context=$(mktemp -d "${TMPDIR:-/tmp}/deployctl-image.XXXXXX")
+trap 'rm -rf "$context"' EXIT
+
+make_base() {
+  local rootfs="$context/rootfs"
+  debootstrap --variant=minbase bookworm "$rootfs" >"$context/debootstrap.log" 2>&1 || {
+    tail -5 "$context/debootstrap.log" >&2
+    return 1
+  }
+  rm -rf "$rootfs"/var/cache/apt/archives/*.deb
+  tar -C "$rootfs" -c . | docker import - "$base" >/dev/null
+  rm -rf "$rootfs"
+}
+
+if ! docker image inspect "$base" >/dev/null 2>&1 && ! timeout 120 docker pull --quiet "$base" 2>"$context/pull.log"; then
+  cat "$context/pull.log" >&2
+  echo "making $base with debootstrap" >&2
+  make_base
+fi
+
+architecture=$(docker version --format '{{.Server.Arch}}')
+case $architecture in
+  amd64) machine=x86_64 tensorflow=tensorflow-cpu ;;
+  arm64) machine=aarch64 tensorflow=tensorflow ;;
+  *) echo "no TensorFlow wheel for $architecture" >&2; exit 1 ;;
+esac
+pinned=$(sed -n 's/^tensorflow[_-]cpu==//p' "$root/constraints.txt")
+mkdir -p "$context/wheels" "$context/package/deployctl"
+# The Python of Debian 12, whatever this machine's is.
+"$python" -m pip download --quiet --disable-pip-version-check --dest "$context/wheels" --no-deps --only-binary=:all: \
+  --python-version 3.11 --implementation cp --abi cp311 --abi abi3 --abi none \
+  --platform "manylinux_2_28_$machine" --platform "manylinux_2_27_$machine" --platform "manylinux_2_17_$machine" \
+  --platform "manylinux2014_$machine" --platform "manylinux_2_5_$machine" --platform any \
+  --constraint "$root/constraints.txt" \
+  "$tensorflow==$pinned" numpy grpcio protobuf uvicorn httptools uvloop orjson click h11 typing_extensions
+
+cd "$root"
+cp "$here"/{Dockerfile,install.py,tensorflow_model_server,tf_serving_entrypoint.sh} "$context/"
+cp deployctl/{__init__,errors}.py "$context/package/deployctl/"
+cp -r deployctl/{domain,modelserver,protos} "$context/package/deployctl/"
+find "$context/package" -name __pycache__ -prune -exec rm -r {} +
+chmod 755 "$context"/{tensorflow_model_server,tf_serving_entrypoint.sh}
+version=$(sed -n 's/^__version__ = "\(.*\)"/\1/p' deployctl/__init__.py)
+# buildx may be absent, and the Dockerfile needs nothing of it.
+DOCKER_BUILDKIT=0 docker build --quiet --build-arg "BASE=$base" --build-arg "VERSION=$version" --tag "$tag" "$context"
