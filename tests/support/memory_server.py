@@ -1,4 +1,4 @@
-"""A model server in memory, with TensorFlow Serving's states, label rules and versions policy, on a clock of its own."""
+"""A model server in memory, with TensorFlow Serving's states, label rules and versions policy, on a clock by hand."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from deployctl.domain.clock import Clock
-from deployctl.domain.names import ModelName, VersionNumber
+from deployctl.domain.names import LabelName, ModelName, VersionNumber
 from deployctl.domain.saved_model import Signature
 from deployctl.domain.serving import (
     Endpoints,
@@ -216,10 +216,10 @@ class InMemoryServer(ServingRuntime):
         is_ready = VersionState.AVAILABLE
         return {number for (name, number), each in self._versions.items() if name == model and each.state is is_ready}
 
-    def labels(self, model: str) -> Mapping[str, int]:
+    def labels(self, model: str) -> Mapping[LabelName, VersionNumber]:
         """Returns where the model's labels point now."""
         served = self._models.get(ModelName(model))
-        return dict(served.labels) if served else {}
+        return served.labels if served else {}
 
     def _call(self, name: str) -> None:
         self.fuse.burn(name)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -164,10 +164,10 @@ class World:
         """Returns the revisions that are pending."""
         return InMemoryLineageStore.pending(self.lineage, LOCAL)
 
-    def sent(self, model: str = HALF) -> list[tuple[list[int], dict[str, int]]]:
+    def sent(self, model: str = HALF) -> list[tuple[list[int], Mapping[LabelName, VersionNumber]]]:
         """Returns versions and labels of `model` in every configuration that the server was given."""
-        found: list[tuple[list[int], dict[str, int]]] = []
+        found: list[tuple[list[int], Mapping[LabelName, VersionNumber]]] = []
         for config in self.server.sent:
             served = next((each for each in config.models if each.name == model), None)
-            found.append((list(served.versions), dict(served.labels)) if served else ([], {}))
+            found.append((list(served.versions), served.labels) if served else ([], {}))
         return found
