@@ -184,7 +184,7 @@ def error_tree() -> str:
         "The codes are an interface: a script may rely on them.\n",
         "| code | meaning | what to do |",
         "|---|---|---|",
-        *(_row(str(code), *words) for code, words in EXIT_CODES.items()),
+        *_exit_code_rows(classes),
         "\n## Error classes\n",
         "`deployctl.errors` defines them. Indentation shows inheritance. *Retry* says whether the same call may",
         "succeed later with nothing mended.\n",
@@ -193,6 +193,16 @@ def error_tree() -> str:
         *(_error_row(found) for found in classes),
     ]
     return "\n".join(parts) + "\n"
+
+
+def _exit_code_rows(classes: Sequence[type[DeployctlError]]) -> Iterator[str]:
+    package = Path(errors.__file__).parent
+    code = "".join(path.read_text(encoding="utf-8") for path in package.rglob("*.py") if path.name != "errors.py")
+    for number, (meaning, advice) in EXIT_CODES.items():
+        names = [found.__name__ for found in classes if found.exit_code == number]
+        if names and not any(name in code for name in names):
+            meaning += " No command ends with it yet."
+        yield _row(str(number), meaning, advice)
 
 
 def _tree(root: type[DeployctlError]) -> Iterator[type[DeployctlError]]:

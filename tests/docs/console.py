@@ -241,6 +241,8 @@ def workspace(directory: Path) -> Iterator[Workspace]:
     (home / "deployctl").symlink_to(ROOT)
     place = Workspace(home, _free_ports())
     _write_program(home / ".bin" / "deployctl", _deployctl(place.ports))
+    server = f'#!/bin/sh\nPYTHONPATH={ROOT} exec {sys.executable} -P -m deployctl.modelserver.main "$@"\n'
+    _write_program(home / ".bin" / "deployctl-model-server", server)
     _write_program(home / ".bin" / "curl", f'#!/bin/sh\nexec {sys.executable} {ROOT / "tests/docs/curl.py"} "$@"\n')
     try:
         yield place
