@@ -133,6 +133,10 @@ class Lifecycle:
         """Says which versions of `name` should be served, with their directories; replaces what was said before."""
         with self._condition:
             self._pending[name] = dict(versions)
+            # At once, not when the manager's thread next runs: a model that is dropped and named again in between
+            # must be unloaded and loaded again, or a caller would wait in vain for news of it.
+            self._flush()
+            self._accept_pending()
             self._wake()
 
     def set_load_threads(self, count: int | None) -> None:

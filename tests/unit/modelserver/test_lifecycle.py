@@ -272,6 +272,19 @@ def test_letting_a_version_go_ends_its_retries(loader: PretendLoader) -> None:
     lifecycle.stop(timeout_s=5)
 
 
+def test_a_model_dropped_and_wanted_again_at_once_is_loaded_again(lifecycle: Lifecycle, loader: PretendLoader) -> None:
+    aspire(lifecycle, 1)
+    wait_for(lifecycle, v1=VersionState.AVAILABLE)
+    since = lifecycle.states.serial
+
+    aspire(lifecycle)
+    aspire(lifecycle, 1)
+    settled = lifecycle.states.wait_settled(["m"], since=since, idle_timeout_s=5)
+
+    assert settled["m"] is not None
+    assert loader.events == ["load 1", "loaded 1", "closed 1", "load 1", "loaded 1"]
+
+
 def test_stopping_closes_what_is_loaded(loader: PretendLoader) -> None:
     lifecycle = Lifecycle(loader, LifecycleOptions())
     aspire(lifecycle, 1)

@@ -94,21 +94,21 @@ def test_large_arrays_come_back_whether_aligned_or_not(offset: int) -> None:
 
 @given(st.lists(st.floats(width=32, allow_nan=False), min_size=1, max_size=600), st.integers(0, 900))
 def test_a_list_is_cut_or_repeats_its_last_value(values: list[float], count: int) -> None:
-    proto = TensorProto(dtype=1, float_val=values)
+    proto = TensorProto(dtype="DT_FLOAT", float_val=values)
     proto.tensor_shape.dim.add(size=count)
 
     assert decode(proto).tolist() == (values + [values[-1]] * count)[:count]
 
 
 def test_an_empty_list_means_zeros() -> None:
-    proto = TensorProto(dtype=9)
+    proto = TensorProto(dtype="DT_INT64")
     proto.tensor_shape.dim.add(size=2)
 
     assert decode(proto).tolist() == [0, 0]
 
 
 def test_strings_may_be_encoded_as_content() -> None:
-    proto = TensorProto(dtype=7, tensor_content=b"\x02\x00\x03abxyz")
+    proto = TensorProto(dtype="DT_STRING", tensor_content=b"\x02\x00\x03abxyz")
     proto.tensor_shape.dim.add(size=3)
 
     assert decode(proto).tolist() == [b"ab", b"", b"xyz"]

@@ -1,0 +1,230 @@
+"""Warm-up requests, batching, TLS and memory of the embedded server."""
+
+from __future__ import annotations
+
+import shutil
+import struct
+import subprocess
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+
+from deployctl.modelserver.tfrecord import masked_crc32c
+from tests.support.model_server import ModelServers, ServerEndedError
+from tests.support.models import TensorFlowModels
+from tests.support.serving_client import ServingClient, model_config
+from tests.support.upstream_apis import official_apis
+
+WARM_UP = Path("assets.extra", "tf_serving_warmup_requests")
+
+
+def record(data: bytes) -> bytes:
+    header = struct.pack("<Q", len(data))
+    return header + struct.pack("<I", masked_crc32c(header)) + data + struct.pack("<I", masked_crc32c(data))
+
+
+def predict_log(signature: str = "", name: str = "x") -> bytes:
+    """A PredictionLog of one float32; it names another model, which does not matter."""
+    log = official_apis().prediction_log_pb2.PredictionLog()
+    request = log.predict_log.request
+    request.model_spec.name = "another"
+    request.model_spec.signature_name = signature
+    request.inputs[name].dtype = 1
+    request.inputs[name].tensor_shape.dim.add(size=1)
+    request.inputs[name].float_val.append(1.0)
+    serialized: bytes = log.SerializeToString()
+    return serialized
+
+
+@pytest.fixture
+def version(tmp_path: Path, tensorflow_models: TensorFlowModels) -> Path:
+    """Version 1 of a half-plus-two model."""
+    (tmp_path / "m").mkdir()
+    return tensorflow_models.copy("half_plus_2", tmp_path / "m" / "1")
+
+
+def add_warm_up(version: Path, content: bytes) -> None:
+    (version / WARM_UP).parent.mkdir(exist_ok=True)
+    (version / WARM_UP).write_bytes(content)
+
+
+def test_a_version_is_warmed_up_before_it_serves(version: Path, model_servers: ModelServers) -> None:
+    add_warm_up(version, record(predict_log()) * 3)
+
+    server = model_servers.start(
+        "--model_name=m", f"--model_base_path={version.parent}", "--num_request_iterations_for_warmup=2"
+    )
+
+    assert "Number of warmup records read: 3." in server.log_text()
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (record(predict_log(name="z")), "INVALID_ARGUMENT: Signature input alias: x(feed name:"),
+        (record(predict_log(signature="s")), 'FAILED_PRECONDITION: Serving signature key "s" not found.'),
+        (record(b"\xff"), "INVALID_ARGUMENT: Failed to parse warmup record"),
+        (record(predict_log())[:-2], "DATA_LOSS: truncated record at 0. Please verify your warmup data is in TFRecord"),
+        (b"not records at all", "DATA_LOSS: corrupted record at 0. Please verify your warmup data is in TFRecord"),
+        (record(predict_log()) * 1001, "INVALID_ARGUMENT: Number of warmup records exceeds the maximum (1000)"),
+    ],
+)
+def test_a_warm_up_that_fails_fails_the_load(
+    version: Path, model_servers: ModelServers, content: bytes, reason: str
+) -> None:
+    add_warm_up(version, content)
+    server = model_servers.launch("--model_name=m", f"--model_base_path={version.parent}")
+
+    with pytest.raises(ServerEndedError):
+        server.wait_ready()
+
+    assert server.wait_ended() == 255
+    assert f"{{{{{{name: m version: 1}} due to error: {reason}" in server.log_text()
+
+
+def test_warm_up_can_be_turned_off(version: Path, model_servers: ModelServers) -> None:
+    add_warm_up(version, b"not records at all")
+
+    model_servers.start("--model_name=m", f"--model_base_path={version.parent}", "--enable_model_warmup=false")
+
+
+def batching(tmp_path: Path, text: str) -> list[str]:
+    file = tmp_path / "batching.config"
+    file.write_text(text)
+    return ["--enable_batching", f"--batching_parameters_file={file}", "--model_name=m"]
+
+
+def test_requests_that_arrive_together_run_together_and_get_their_own_rows(
+    version: Path, model_servers: ModelServers, tmp_path: Path
+) -> None:
+    # Alone, a request would wait for an hour.
+    flags = batching(tmp_path, "max_batch_size { value: 8 } batch_timeout_micros { value: 3600000000 }")
+    server = model_servers.start(*flags, f"--model_base_path={version.parent}")
+
+    with ServingClient(server.grpc_address) as client, ThreadPoolExecutor(8) as pool:
+        answers = list(pool.map(lambda x: client.half_plus("m", float(x))[0], range(8)))
+
+    assert answers == [x / 2 + 2 for x in range(8)]
+
+
+def test_batches_are_filled_up_to_an_allowed_size(version: Path, model_servers: ModelServers, tmp_path: Path) -> None:
+    flags = batching(tmp_path, "max_batch_size { value: 8 } allowed_batch_sizes: 4 allowed_batch_sizes: 8")
+    server = model_servers.start(*flags, f"--model_base_path={version.parent}")
+
+    with ServingClient(server.grpc_address) as client:
+        response = client.predict("m", {"x": [2.0, 4.0, 6.0]})
+
+    assert list(response.outputs["y"].float_val) == [3.0, 4.0, 5.0]
+
+
+def refusal(client: ServingClient, inputs: dict[str, Any]) -> tuple[grpc.StatusCode, str]:
+    with pytest.raises(grpc.RpcError) as raised:
+        client.predict("m", inputs)
+    error: Any = raised.value
+    return error.code(), error.details()
+
+
+def test_what_cannot_be_batched_is_refused(version: Path, model_servers: ModelServers, tmp_path: Path) -> None:
+    flags = batching(tmp_path, "max_batch_size { value: 2 }")
+    server = model_servers.start(*flags, f"--model_base_path={version.parent}")
+
+    with ServingClient(server.grpc_address) as client:
+        too_many = refusal(client, {"x": [1.0, 2.0, 3.0]})
+        scalar = refusal(client, {"x": 1.0})
+
+    assert too_many == (
+        grpc.StatusCode.INVALID_ARGUMENT,
+        "Task size 3 is larger than maximum input batch size 2",
+    )
+    assert scalar == (
+        grpc.StatusCode.INVALID_ARGUMENT,
+        "Batching Run() input tensors must have at least one dimension",
+    )
+
+
+def test_large_requests_are_split_when_asked(version: Path, model_servers: ModelServers, tmp_path: Path) -> None:
+    flags = batching(
+        tmp_path,
+        "max_batch_size { value: 100 } enable_large_batch_splitting { value: true } "
+        "max_execution_batch_size { value: 2 }",
+    )
+    server = model_servers.start(*flags, f"--model_base_path={version.parent}")
+
+    with ServingClient(server.grpc_address) as client:
+        response = client.predict("m", {"x": [0.0, 2.0, 4.0, 6.0, 8.0]})
+
+    assert list(response.outputs["y"].float_val) == [2.0, 3.0, 4.0, 5.0, 6.0]
+
+
+def test_a_full_queue_refuses(version: Path, model_servers: ModelServers, tmp_path: Path) -> None:
+    flags = batching(
+        tmp_path,
+        "max_batch_size { value: 2 } batch_timeout_micros { value: 2000000 } max_enqueued_batches { value: 1 }",
+    )
+    server = model_servers.start(*flags, f"--model_base_path={version.parent}")
+
+    with ServingClient(server.grpc_address) as client:
+        first = client.prediction.Predict.future(client.predict_request("m", {"x": [2.0]}), timeout=20)
+        client.status("m")
+        code, details = refusal(client, {"x": [1.0, 2.0]})
+        answer = first.result().outputs["y"].float_val[0]
+
+    assert answer == 3.0
+    assert code is grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert details.startswith("The batch scheduling queue to which this task was submitted is full")
+
+
+def test_a_wrong_batching_file_fails_the_start(version: Path, model_servers: ModelServers, tmp_path: Path) -> None:
+    flags = batching(tmp_path, "max_batch_size { value: 8 } allowed_batch_sizes: 4")
+    server = model_servers.launch(*flags, f"--model_base_path={version.parent}")
+
+    assert server.wait_ended() == 255
+    assert "Last entry in allowed_batch_sizes must match max_batch_size" in server.log_text()
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl makes the certificate")
+def test_tls_by_a_config_file(version: Path, model_servers: ModelServers, tmp_path: Path) -> None:
+    key, certificate, config = (tmp_path / name for name in ("key.pem", "cert.pem", "ssl.config"))
+    subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=localhost"]
+        + ["-addext", "subjectAltName=IP:127.0.0.1", "-keyout", str(key), "-out", str(certificate)],
+        check=True,
+        capture_output=True,
+        timeout=60,
+    )
+    quoted = [path.read_text().replace("\n", "\\n") for path in (key, certificate)]
+    config.write_text(f'server_key: "{quoted[0]}" server_cert: "{quoted[1]}" client_verify: false')
+    server = model_servers.start(f"--ssl_config_file={config}", "--model_name=m", f"--model_base_path={version.parent}")
+
+    credentials = grpc.ssl_channel_credentials(certificate.read_bytes())
+    with ServingClient(server.grpc_address, credentials=credentials) as client:
+        assert client.half_plus() == (3.0, 1)
+    with ServingClient(server.grpc_address) as plain, pytest.raises(grpc.RpcError):
+        plain.half_plus()
+
+
+def test_loading_and_unloading_again_takes_no_more_memory(
+    tmp_path: Path, tensorflow_models: TensorFlowModels, model_servers: ModelServers
+) -> None:
+    (tmp_path / "m").mkdir()
+    tensorflow_models.copy("half_plus_1", tmp_path / "m" / "1")
+    config = tmp_path / "models.config"
+    config.write_text("model_config_list {}")
+    server = model_servers.start(f"--model_config_file={config}")
+
+    with ServingClient(server.grpc_address) as client:
+        sizes = []
+        for _ in range(30):
+            client.reload(model_config("m", tmp_path / "m"))
+            client.reload()
+            sizes.append(_resident_bytes(server.process.pid))
+
+    assert sizes[-1] < sizes[2] * 1.2
+
+
+def _resident_bytes(pid: int) -> int:
+    pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
+    return pages * 4096
