@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -17,7 +18,12 @@ def test_the_generated_pages_are_current() -> None:
     assert (done.returncode, done.stderr) == (0, "")
 
 
-def test_a_check_names_the_stale_pages(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(generate, "PAGES", {"errors.md": generate.error_tree, "settings.md": lambda: "other\n"})
+def test_a_check_names_the_stale_pages_and_writes_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(generate, "REFERENCE", tmp_path)
+    monkeypatch.setattr(generate, "PAGES", {"same.md": lambda: "same\n", "other.md": lambda: "other\n"})
+    (tmp_path / "same.md").write_text("same\n")
     assert generate.main(["--check"]) == 1
-    assert capsys.readouterr().err.startswith("not current: docs/reference/settings.md\n")
+    assert capsys.readouterr().err == "not current: docs/reference/other.md\nhint: make docs\n"
+    assert not (tmp_path / "other.md").exists()
