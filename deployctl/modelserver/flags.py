@@ -68,7 +68,7 @@ class Flags:
     version: bool = _flag(False, "Print the versions and exit.")
     monitoring_config_file: str = _flag("", "Text MonitoringConfig.")
     remove_unused_fields_from_bundle_metagraph: bool = _flag(True, "", ignored=True)
-    prefer_tflite_model: bool = _flag(False, "", ignored=True)
+    prefer_tflite_model: bool = _flag(False, "Not supported: the server refuses to start with it.")
     num_tflite_pools: int = _per_cpu(1, "", ignored=True)
     num_tflite_interpreters_per_pool: int = _flag(1, "", ignored=True)
     enable_signature_method_name_check: bool = _flag(False, "Refuse Predict on signatures with another method.")

@@ -126,6 +126,8 @@ def _check(flags: Flags) -> None:
         )
     if flags.use_alts_credentials and flags.ssl_config_file:
         raise _invalid("server_options.use_alts_credentials and server_options.ssl_config_file are mutually exclusive")
+    if flags.prefer_tflite_model:
+        raise StatusError(Code.UNIMPLEMENTED, "--prefer_tflite_model is not supported; TFLite models are not served")
     parallelism = (
         flags.tensorflow_session_parallelism,
         flags.tensorflow_intra_op_parallelism,

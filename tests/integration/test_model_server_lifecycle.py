@@ -377,6 +377,7 @@ def test_the_config_file_is_read_again_and_reverts_a_reload(
         (("--model_base_path=/a", "--batching_parameters_file=/b"), "INVALID_ARGUMENT: server_options.batching_"),
         (("--model_base_path=/none/such",), "DEADLINE_EXCEEDED: 1 servable(s) did not become available: {"),
         (("--model_config_file=/none",), "NOT_FOUND: /none; No such file"),
+        (("--prefer_tflite_model", "--model_base_path=/a"), "UNIMPLEMENTED: --prefer_tflite_model is not supported"),
         (("--port=0", "--model_base_path=/a"), "INVALID_ARGUMENT: At least one of server_options.grpc_port"),
     ],
 )
