@@ -40,12 +40,18 @@ class Session:
         return load(file=self.config, flags=self.flags)
 
     @contextmanager
-    def open(self) -> Iterator[Deployment]:
-        """Opens deployctl under the settings that apply, with progress on stderr."""
+    def open(self, *, without_database: bool = False) -> Iterator[Deployment]:
+        """Opens deployctl under the settings that apply, with progress on stderr.
+
+        With `without_database`, the command goes on when the lineage database fails.
+        """
         from deployctl.bootstrap import opened
         from deployctl.cli.progress import TerminalObserver
 
-        with TerminalObserver() as observer, opened(self.load().settings, observer) as deployment:
+        with (
+            TerminalObserver() as observer,
+            opened(self.load().settings, observer, without_database=without_database) as deployment,
+        ):
             yield deployment
 
 

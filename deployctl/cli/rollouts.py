@@ -129,7 +129,7 @@ def rollback(
         if not isinstance(reference.selector, ByNumber):
             raise InvalidReferenceError(model, "a rollback goes to a version by its number, or with --to to a revision")
         model, to_version = reference.model, reference.selector.number
-    with session(context).open() as deployment:
+    with session(context).open(without_database=True) as deployment:
         place = deployment.target(target)
         request = RollbackRequest(
             model=parse_model_name(model),
@@ -141,22 +141,24 @@ def rollback(
             dry_run=dry_run,
         )
         result = Rollback(place, deployment.context)(request)
+        spooled = deployment.lineage.offline
     if output is Output.JSON:
         document = asdict(result)
         document["class"] = document.pop("rollout_class").value
-        write_json("rollback", document)
+        write_json("rollback", document | {"spooled": spooled})
     elif output is Output.NAME:
         write(f"{result.model}@{result.version}")
     else:
-        write(_rollback_line(result))
+        write(_rollback_line(result, spooled=spooled))
 
 
-def _rollback_line(result: RolledBack) -> str:
+def _rollback_line(result: RolledBack, *, spooled: bool) -> str:
     name = f"{result.model}@{result.version}"
     if result.outcome == "planned":
         return f"{name} would serve stable on {result.target} instead of @{result.previous_version}"
     took = format_duration(result.duration_s)
-    return f"{name} serves stable on {result.target}   revision {result.revision}   {took}"
+    revision = f"revision {result.revision}{' (spooled)' if spooled else ''}"
+    return f"{name} serves stable on {result.target}   {revision}   {took}"
 
 
 def status(
@@ -172,7 +174,7 @@ def status(
     from deployctl.domain.names import parse_model_name
     from deployctl.operations.status import target_status
 
-    with session(context).open() as deployment:
+    with session(context).open(without_database=True) as deployment:
         names = [deployment.target_name(target)] if target else list(deployment.settings.targets)
         wanted = parse_model_name(model) if model else None
         found = [target_status(deployment.target(name), model=wanted) for name in names]

@@ -33,7 +33,7 @@ def up(
     """
     from deployctl.operations.bring_up import BringUp
 
-    with session(context).open() as deployment:
+    with session(context).open(without_database=True) as deployment:
         place = deployment.target(target)
         usual_s = deployment.settings.targets[place.name].start_timeout_s
         timeout_s = parse_duration(timeout) if timeout else usual_s
@@ -59,7 +59,7 @@ def down(
     """
     from deployctl.operations.bring_up import TakeDown
 
-    with session(context).open() as deployment:
+    with session(context).open(without_database=True) as deployment:
         place = deployment.target(target)
         usual_s = deployment.settings.targets[place.name].stop_timeout_s
         timeout_s = parse_duration(timeout) if timeout else usual_s

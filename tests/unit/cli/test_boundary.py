@@ -18,7 +18,7 @@ def failing(error: BaseException) -> typer.Typer:
 
     @app.command()
     def fail() -> None:
-        print("a result")
+        typer.echo("a result")
         raise error
 
     return app

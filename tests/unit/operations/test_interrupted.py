@@ -45,8 +45,8 @@ def test_a_promotion_killed_at_any_call_leaves_old_or_new_and_the_next_command_s
         world.fuse.left = left
         with pytest.raises(Killed):
             world.promote(2)
-        assert world.server.labels(HALF)["stable"] in {1, 2}
-        assert world.server.labels(HALF)["stable"] in world.server.available(HALF)
+        assert world.server.labels(HALF)[STABLE] in {1, 2}
+        assert world.server.labels(HALF)[STABLE] in world.server.available(HALF)
         world.fuse.left = None
 
         world.up()
