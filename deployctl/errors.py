@@ -16,7 +16,10 @@
     │   ├── NoSignatureError
     │   ├── UnsafeExportError
     │   ├── UnreadableExportError
-    │   └── ExportChangedError
+    │   ├── ExportChangedError
+    │   ├── UnknownFormatError
+    │   └── MalformedGraphError
+    ├── ConversionError                 exit 1: nothing was written
     ├── DiskFullError                   exit 1
     ├── ManifestError                   exit 1: a published version disagrees with its manifest
     ├── VersionNumbersExhaustedError    exit 1
@@ -32,9 +35,19 @@
     │   ├── VersionNotFoundError
     │   ├── LabelNotFoundError
     │   ├── TargetNotFoundError
-    │   └── RevisionNotFoundError
+    │   ├── RevisionNotFoundError
+    │   └── ImageMissingError
     └── DependencyError                 exit 10: server, engine, store or database unavailable
         ├── StorageError
+        ├── EngineError
+        │   └── EngineUnavailableError
+        │   ├── StoreUnavailableError
+        │   ├── StoreCredentialsError
+        │   ├── StoreDeniedError
+        │   ├── BucketNotFoundError
+        │   ├── ClockSkewError
+        │   ├── DamagedTransferError
+        │   └── ConditionalPutsError
         ├── DatabaseError
         │   ├── SchemaOutdatedError
         │   ├── SchemaTooNewError
@@ -42,8 +55,15 @@
         │   └── DatabaseCorruptError
         └── ServerError
             ├── ServerUnavailableError
+            │   ├── ServerTimedOutError
+            │   ├── ReloadStuckError    exit 4: the server accepts no further reload
+            │   ├── ServerUnhealthyError
+            │   └── ServerOutOfMemoryError
             ├── ServerRefusedError
             ├── ServerStartError
+            │   └── ServerExitedError
+            ├── BasePathNotVisibleError
+            ├── ExternallyRunError
             └── PortTakenError
 
 Every message is one sentence with the offending value; every hint is a command to type.
@@ -143,6 +163,26 @@ class UnreadableExportError(InvalidModelError):
 
 class ExportChangedError(InvalidModelError):
     """A file changed while it was being copied."""
+
+
+class UnknownFormatError(InvalidModelError):
+    """The file is of no format that models are kept in."""
+
+
+class MalformedGraphError(InvalidModelError):
+    """A frozen graph, graph definition or TFLite file is cut short or malformed."""
+
+
+class ConversionError(DeployctlError):
+    """A model cannot be read or converted by TensorFlow; nothing was written.
+
+    Attributes:
+        kind: what went wrong, for programs: "unsupported", "unsafe", "crashed", "timeout", "missing" and the like.
+    """
+
+    def __init__(self, message: str, *, kind: str = "failed", hint: str | None = None) -> None:
+        super().__init__(message, hint=hint)
+        self.kind = kind
 
 
 class DiskFullError(DeployctlError):
@@ -253,6 +293,14 @@ class RevisionNotFoundError(NotFoundError):
     """There is no revision to show or to return to."""
 
 
+class ImageMissingError(NotFoundError):
+    """The engine does not have `image`, and may not or cannot pull it."""
+
+    def __init__(self, image: str, reason: str) -> None:
+        super().__init__(f"there is no image {image} on the engine: {reason}", hint=f"docker pull {image}")
+        self.image = image
+
+
 class DependencyError(DeployctlError):
     """A server, engine, store or database is unavailable."""
 
@@ -262,6 +310,59 @@ class DependencyError(DeployctlError):
 
 class StorageError(DependencyError):
     """The repository's storage cannot be reached or refuses the action."""
+
+
+class StoreUnavailableError(StorageError):
+    """The object store does not answer, answers too slowly, or fails on its own side."""
+
+
+class StoreCredentialsError(StorageError):
+    """There are no credentials for the object store, or it takes them for expired or wrong."""
+
+    retryable = False
+
+
+class StoreDeniedError(StorageError):
+    """The credentials are valid, but may not do this."""
+
+    retryable = False
+
+
+class BucketNotFoundError(StorageError):
+    """The bucket does not exist."""
+
+    retryable = False
+
+
+class ClockSkewError(StorageError):
+    """The object store refuses requests because this machine's clock is wrong."""
+
+    retryable = False
+
+
+class DamagedTransferError(StorageError):
+    """What arrived is cut short or holds other bytes than were published, and went on doing so when asked again."""
+
+
+class ConditionalPutsError(StorageError):
+    """The object store ignores conditional puts, so that two publishers could take the same version number."""
+
+    retryable = False
+
+
+class EngineError(DependencyError):
+    """The Docker engine refused a call; its own words."""
+
+    retryable = False
+
+
+class EngineUnavailableError(EngineError):
+    """The Docker engine does not answer."""
+
+    retryable = True
+
+    def __init__(self, address: str, reason: str) -> None:
+        super().__init__(f"the Docker engine at {address} does not answer: {reason}", hint="docker info")
 
 
 class DatabaseError(DependencyError):
@@ -275,9 +376,7 @@ class SchemaOutdatedError(DatabaseError):
 
     def __init__(self, found: str | None, expected: str) -> None:
         state = f"has schema {found}" if found else "has no schema yet"
-        super().__init__(
-            f"the lineage database {state}, this deployctl needs {expected}", hint="deployctl db upgrade"
-        )
+        super().__init__(f"the lineage database {state}, this deployctl needs {expected}", hint="deployctl db upgrade")
 
 
 class SchemaTooNewError(DatabaseError):
@@ -318,6 +417,42 @@ class ServerUnavailableError(ServerError):
     """Nothing answers at the server's address."""
 
 
+class ServerTimedOutError(ServerUnavailableError):
+    """The server took longer than a call's deadline to answer."""
+
+
+class ReloadStuckError(ServerUnavailableError):
+    """A reload did not return in time; the server goes on with it, and lets every later one wait.
+
+    It waits for a model that is new to it, and only a restart ends that (tensorflow/serving#1447).
+    """
+
+    exit_code = 4
+    retryable = False
+
+    def __init__(self, target: str, timeout_s: float) -> None:
+        super().__init__(
+            f"the server of {target} had not finished a reload after {timeout_s:g} s and takes no other until it has",
+            hint=f"deployctl restart {target}",
+        )
+
+
+class ServerUnhealthyError(ServerUnavailableError):
+    """The server runs and does not answer."""
+
+
+class ServerOutOfMemoryError(ServerUnavailableError):
+    """The server was killed because it needed more memory than its container may have."""
+
+    retryable = False
+
+    def __init__(self, target: str, limit: str, setting: str) -> None:
+        super().__init__(
+            f"the server of {target} was killed for want of memory (OOMKilled): the limit of its container is {limit}",
+            hint=f"deployctl --set {setting}=SIZE up {target}",
+        )
+
+
 class ServerRefusedError(ServerError):
     """The server at `address` answered with an error: its status code's name ("NOT_FOUND") and its own words."""
 
@@ -334,6 +469,32 @@ class ServerStartError(ServerError):
     def __init__(self, message: str, *, log: tuple[str, ...] = (), hint: str | None = None) -> None:
         super().__init__("\n".join((message, *(f"  {line}" for line in log))), hint=hint)
         self.log = log
+
+
+class ServerExitedError(ServerStartError):
+    """The server ended before it was ready, with exit status `status`."""
+
+    def __init__(self, message: str, status: int, *, log: tuple[str, ...] = (), hint: str | None = None) -> None:
+        super().__init__(message, log=log, hint=hint)
+        self.status = status
+
+
+class BasePathNotVisibleError(ServerError):
+    """The server cannot see a version directory that is there."""
+
+    retryable = False
+
+
+class ExternallyRunError(ServerError):
+    """Someone else starts and stops the target's server."""
+
+    retryable = False
+
+    def __init__(self, target: str, action: str) -> None:
+        super().__init__(
+            f"deployctl cannot {action} the server of {target}, which someone else runs (runtime external)",
+            hint=f"deployctl status {target}",
+        )
 
 
 class PortTakenError(ServerError):

@@ -1,4 +1,4 @@
-"""Commands about versions in the repository: publish, versions, show, diff, verify, adopt, inspect."""
+"""Commands about versions in the repository: publish, versions, show, diff, verify, adopt."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ ExportArgument = Annotated[Path, typer.Argument(metavar="EXPORT", help="SavedMod
 
 def register(app: typer.Typer) -> None:
     """Adds the commands to `app`."""
-    for command in (publish, versions, show, diff, verify, adopt, inspect):
+    for command in (publish, versions, show, diff, verify, adopt):
         app.command()(command)
 
 
@@ -335,30 +335,6 @@ def adopt(
             write(f"{model}: all {len(result.known)} versions have manifests already")
         for stray in result.strays:
             write(f"{model}/{stray.name}  not adopted: {stray.problem}; a polling server would take it for a version")
-
-
-def inspect(
-    path: Annotated[Path, typer.Argument(help="SavedModel directory.")],
-    ops: Annotated[bool, typer.Option("--ops", help="List every op with its number of occurrences.")] = False,
-    variables: Annotated[bool, typer.Option("--variables", help="List the declared variables.")] = False,
-    output: OutputOption = Output.TABLE,
-) -> None:
-    """Show what a SavedModel declares.
-
-    MetaGraphs, signatures, ops, variables and assets; nothing of it is run.
-    """
-    from deployctl.cli.inspection import inspection_document, write_inspection
-    from deployctl.savedmodel.reader import ProtobufSavedModelReader
-
-    model = ProtobufSavedModelReader().read(path)
-    if output is Output.TABLE:
-        write_inspection(path, model, ops=ops, variables=variables)
-    elif output is Output.NAME:
-        for graph in model.meta_graphs:
-            for key in graph.callable_signatures:
-                write(key)
-    else:
-        write_json("inspect", {"path": path} | inspection_document(model))
 
 
 def _detail(deployment: Deployment, reference: str, target: str | None) -> VersionDetail:

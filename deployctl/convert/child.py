@@ -1,0 +1,84 @@
+"""Runs what needs TensorFlow in a process of its own, so that its errors and crashes are reported and not inherited."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import deployctl
+from deployctl.errors import ConversionError
+
+# The worker's own answer is far smaller; anything larger is no answer.
+_WORDS_OF_LOG = 400
+
+
+def call(module: str, request: Mapping[str, Any], *, timeout_s: float) -> dict[str, Any]:
+    """Runs `python -m module` with `request` as JSON on its stdin, and returns the JSON document that it answers.
+
+    Raises:
+        ConversionError: it refused, crashed, was not done in time, or a package that it needs is missing.
+    """
+    with tempfile.TemporaryFile(prefix="deployctl-child-") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-P", "-m", module],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=log,
+            env=_environment(),
+            process_group=0,
+        )
+        try:
+            answer, _ = process.communicate(json.dumps(request).encode(), timeout=timeout_s)
+        except subprocess.TimeoutExpired as error:
+            raise ConversionError(f"TensorFlow was not done within {timeout_s:g} s", kind="timeout") from error
+        finally:
+            _end(process)
+        return _document(process.returncode, answer, log)
+
+
+def _environment() -> dict[str, str]:
+    package = str(Path(deployctl.__file__).parent.parent)
+    inherited = os.environ.get("PYTHONPATH")
+    return os.environ | {
+        "PYTHONPATH": os.pathsep.join([package, inherited] if inherited else [package]),
+        # A conversion needs no accelerator, and finding none is not worth a warning.
+        "CUDA_VISIBLE_DEVICES": "",
+        "TF_CPP_MIN_LOG_LEVEL": "3",
+        "TF_ENABLE_ONEDNN_OPTS": "0",
+        "KERAS_BACKEND": "tensorflow",
+        "PYTHONWARNINGS": "ignore",
+    }
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """Ends the child and what it started, if they still run."""
+    if process.poll() is None:
+        os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+
+
+def _document(status: int, answer: bytes, log: BinaryIO) -> dict[str, Any]:
+    try:
+        document = json.loads(answer)
+    except ValueError:
+        document = None
+    if not isinstance(document, dict):
+        how = f"was ended by {signal.Signals(-status).name}" if status < 0 else f"ended with status {status}"
+        raise ConversionError(f"the TensorFlow process {how}{_last_words(log)}", kind="crashed")
+    error = document.get("error")
+    if error is not None:
+        raise ConversionError(str(error["message"]), kind=str(error["kind"]), hint=error.get("hint"))
+    return document
+
+
+def _last_words(log: BinaryIO) -> str:
+    log.seek(0)
+    lines = [line for line in log.read().decode(errors="replace").splitlines() if line.strip()]
+    return f": {lines[-1].strip()[:_WORDS_OF_LOG]}" if lines else ""

@@ -1,0 +1,140 @@
+"""Reads the architecture and weights that a Keras file declares, without building the model or running its code."""
+
+from __future__ import annotations
+
+import io
+import json
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from deployctl.errors import ConversionError
+
+# Weights in this form are read by NumPy with pickles allowed, which runs whatever the file says.
+_PICKLED = (".npz", ".npy", ".pkl", ".pickle")
+_MAX_CONFIG_BYTES = 64 << 20
+
+
+def run(request: dict[str, Any]) -> dict[str, Any]:
+    """Answers "describe_keras": config and weights of the file at request["path"]."""
+    path = Path(request["path"])
+    config = read_config(path)
+    layers = [_layer(each) for each in config.get("config", {}).get("layers", [])]
+    return {
+        "class": config.get("class_name", ""),
+        "name": config.get("config", {}).get("name", ""),
+        "layers": layers,
+        "lambdas": lambda_names(config),
+        "weights": _weights(path),
+        "versions": _versions(path),
+        "size_bytes": path.stat().st_size,
+    }
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """Returns the model's configuration.
+
+    Raises:
+        ConversionError: there is none, it is malformed, or the file holds pickles.
+    """
+    try:
+        text = _zip_config(path) if zipfile.is_zipfile(path) else _hdf5_config(path)
+        config = json.loads(text)
+    except (zipfile.BadZipFile, KeyError, ValueError, OSError) as error:
+        raise ConversionError(f"{path} is not a whole Keras model: {error}", kind="malformed") from error
+    if not isinstance(config, dict):
+        raise ConversionError(f"{path} has a configuration that is no object", kind="malformed")
+    return config
+
+
+def lambda_names(config: Any) -> list[str]:
+    """Returns the names of the Lambda layers in `config`; "" for a function that stands outside of a named layer."""
+    return sorted(set(_lambdas(config)))
+
+
+def _lambdas(value: Any) -> Iterator[str]:
+    if isinstance(value, dict):
+        name = value.get("class_name")
+        if name == "Lambda":
+            inner = value.get("config")
+            yield str(inner.get("name", "")) if isinstance(inner, dict) else ""
+            return
+        if name == "__lambda__":
+            yield ""
+        for inner in value.values():
+            yield from _lambdas(inner)
+    elif isinstance(value, list):
+        for inner in value:
+            yield from _lambdas(inner)
+
+
+def _zip_config(path: Path) -> bytes:
+    with zipfile.ZipFile(path) as archive:
+        pickled = [name for name in archive.namelist() if name.endswith(_PICKLED)]
+        if pickled:
+            raise ConversionError(
+                f"{path} holds {pickled[0]}, which would be read as a pickle and could run any code", kind="unsafe"
+            )
+        if archive.getinfo("config.json").file_size > _MAX_CONFIG_BYTES:
+            raise ConversionError(f"{path} has a configuration of more than {_MAX_CONFIG_BYTES} bytes", kind="unsafe")
+        return archive.read("config.json")
+
+
+def _hdf5_config(path: Path) -> bytes | str:
+    import h5py
+
+    with h5py.File(path, "r") as file:
+        if "model_config" not in file.attrs:
+            raise ConversionError(
+                f"{path} holds weights without a model: save the whole model, not its weights alone", kind="unsupported"
+            )
+        text: bytes | str = file.attrs["model_config"]
+        return text
+
+
+def _layer(value: dict[str, Any]) -> dict[str, Any]:
+    config = value.get("config", {})
+    shape = config.get("batch_shape", config.get("batch_input_shape"))
+    return {
+        "class": value.get("class_name", ""),
+        "name": config.get("name", ""),
+        "registered": value.get("registered_name"),
+        "shape": shape,
+        "dtype": config["dtype"] if isinstance(config.get("dtype"), str) else None,
+    }
+
+
+def _weights(path: Path) -> list[dict[str, Any]]:
+    import h5py
+
+    found: list[dict[str, Any]] = []
+
+    def visit(name: str, node: Any) -> None:
+        if isinstance(node, h5py.Dataset):
+            found.append({"name": name, "dtype": str(node.dtype), "shape": list(node.shape), "size": int(node.nbytes)})
+
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            names = [name for name in archive.namelist() if name.endswith(".weights.h5")]
+            for name in names:
+                with h5py.File(io.BytesIO(archive.read(name)), "r") as file:
+                    file.visititems(visit)
+    else:
+        with h5py.File(path, "r") as file:
+            file.visititems(visit)
+    return found
+
+
+def _versions(path: Path) -> dict[str, str]:
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            if "metadata.json" not in archive.namelist():
+                return {}
+            version = json.loads(archive.read("metadata.json")).get("keras_version")
+            return {"keras": str(version)} if version else {}
+    import h5py
+
+    with h5py.File(path, "r") as file:
+        version = file.attrs.get("keras_version")
+        return {"keras": version.decode() if isinstance(version, bytes) else str(version)} if version else {}

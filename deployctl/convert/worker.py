@@ -1,0 +1,62 @@
+"""The child process: `python -m deployctl.convert.worker` reads one request from stdin and answers on stdout.
+
+Whatever TensorFlow prints goes to stderr, so that stdout holds the answer alone.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import sys
+import traceback
+from typing import Any
+
+from deployctl.errors import DeployctlError
+
+# Each verb's module has a function `run(request) -> answer`.
+_VERBS = {
+    "describe_keras": "deployctl.convert.keras_file",
+    "run_tflite": "deployctl.convert.tflite",
+    "convert": "deployctl.convert.conversion",
+}
+
+
+def main() -> int:
+    """Answers the request and returns the exit status."""
+    answer = os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="utf-8")
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+    with answer:
+        json.dump(_answer(json.load(sys.stdin)), answer)
+    return 0
+
+
+def _answer(request: dict[str, Any]) -> dict[str, Any]:
+    try:
+        module = importlib.import_module(_VERBS[request["verb"]])
+        answer: dict[str, Any] = module.run(request)
+        return answer
+    except DeployctlError as error:
+        return _error(getattr(error, "kind", "failed"), str(error), error.hint)
+    except ModuleNotFoundError as error:
+        return _error("missing", f"{error.name} is not installed", "pip install 'deployctl[tensorflow]'")
+    except MemoryError:
+        return _error("memory", "there is not enough memory for the conversion", None)
+    # TensorFlow and Keras raise every class there is; all of them are one kind of answer to the parent.
+    except Exception as error:  # noqa: BLE001
+        traceback.print_exc()
+        return _error("failed", _sentence(error), None)
+
+
+def _error(kind: str, message: str, hint: str | None) -> dict[str, Any]:
+    return {"error": {"kind": kind, "message": message, "hint": hint}}
+
+
+def _sentence(error: BaseException) -> str:
+    """The first paragraph of what TensorFlow says, on one line."""
+    text = str(error).strip().partition("\n\n")[0]
+    return f"TensorFlow says {type(error).__name__}: {' '.join(text.split())[:600]}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

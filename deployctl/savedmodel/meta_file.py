@@ -1,0 +1,34 @@
+"""Reads `.meta` files, MetaGraphDefs that tf.train.Saver writes beside a checkpoint: its inputs and outputs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from google.protobuf.message import DecodeError
+
+from deployctl.domain.saved_model import TensorSpec
+from deployctl.errors import MalformedGraphError
+from deployctl.savedmodel import wire
+from deployctl.savedmodel.frozen import candidates
+from deployctl.savedmodel.source import content
+
+# Field number of meta_graph.proto.
+_GRAPH = 2
+
+
+def read_meta_file(path: Path) -> tuple[dict[str, TensorSpec], dict[str, TensorSpec]]:
+    """Returns the placeholders, and the tensors that nothing but training takes, by tensor name.
+
+    Raises:
+        MalformedGraphError: it is not a whole MetaGraphDef.
+        UnreadableExportError: it cannot be read.
+    """
+    with content(path) as data:
+        try:
+            for start, stop in wire.Walker(data).messages(0, len(data), _GRAPH):
+                return candidates(data, start, stop)
+        except (wire.WireError, DecodeError, UnicodeDecodeError) as error:
+            raise MalformedGraphError(
+                str(path), f"is not a whole graph definition: {error}", hint=f"sha256sum {path}"
+            ) from error
+    raise MalformedGraphError(str(path), "holds no graph", hint=f"ls -l {path}")
