@@ -19,17 +19,27 @@ from deployctl.operations.target import Target
 from deployctl.system import SystemClock, find_actor, new_operation
 
 if TYPE_CHECKING:
+    from deployctl.lineage.mirrored import MirroredLineageStore
     from deployctl.lineage.store import SqlLineageStore
     from deployctl.repository.interface import ModelRepository
     from deployctl.savedmodel.interface import SavedModelReader
     from deployctl.serving.interface import ServingRuntime, TargetLock
 
 
-class Deployment:
-    """One process's use of deployctl under one set of settings; what is not used is not made."""
+# How long a command that can do without the database waits for it.
+_INCIDENT_PATIENCE_S = 1.5
 
-    def __init__(self, settings: Settings, observer: Observer) -> None:
+
+class Deployment:
+    """One process's use of deployctl under one set of settings; what is not used is not made.
+
+    Args:
+        without_database: whether to go on with the state kept beside the servers when the lineage database fails.
+    """
+
+    def __init__(self, settings: Settings, observer: Observer, *, without_database: bool = False) -> None:
         self.settings = settings
+        self._without_database = without_database
         clock = SystemClock()
         actor = find_actor(os.environ, ["deployctl", *sys.argv[1:]])
         self.context = Context(actor, new_operation(clock.now()), clock, observer)
@@ -54,11 +64,27 @@ class Deployment:
         return absolute_sqlite_url(self.settings.lineage.url, self.settings.root)
 
     @cached_property
-    def lineage(self) -> SqlLineageStore:
-        """The lineage database."""
+    def lineage(self) -> MirroredLineageStore:
+        """The lineage database, mirrored beside the servers."""
+        from deployctl.lineage.mirrored import MirroredLineageStore
+        from deployctl.lineage.state_copy import StateCopy
+
+        return MirroredLineageStore(
+            self._database,
+            StateCopy(self.settings.state_path),
+            self.context.clock,
+            failover=self._without_database,
+            warn=self.context.observer.warn,
+        )
+
+    @cached_property
+    def _database(self) -> SqlLineageStore:
         from deployctl.lineage.store import SqlLineageStore
 
-        return SqlLineageStore(self.lineage_url, busy_timeout_s=self.settings.lineage.busy_timeout_s)
+        patience_s = self.settings.lineage.busy_timeout_s
+        if self._without_database:
+            patience_s = min(patience_s, _INCIDENT_PATIENCE_S)
+        return SqlLineageStore(self.lineage_url, busy_timeout_s=patience_s)
 
     def target_name(self, name: str | None) -> TargetName:
         """Returns the target that is meant: the named one, the default, or the first.
@@ -119,14 +145,14 @@ class Deployment:
 
     def close(self) -> None:
         """Closes what was opened."""
-        if "lineage" in self.__dict__:
-            self.lineage.close()
+        if "_database" in self.__dict__:
+            self._database.close()
 
 
 @contextmanager
-def opened(settings: Settings, observer: Observer) -> Iterator[Deployment]:
-    """Opens deployctl under `settings` while the block runs."""
-    deployment = Deployment(settings, observer)
+def opened(settings: Settings, observer: Observer, *, without_database: bool = False) -> Iterator[Deployment]:
+    """Opens deployctl under `settings` while the block runs; see `Deployment`."""
+    deployment = Deployment(settings, observer, without_database=without_database)
     try:
         yield deployment
     finally:

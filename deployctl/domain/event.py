@@ -10,7 +10,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
-from deployctl.domain.manifest import format_time
+from deployctl.domain.manifest import format_time, parse_time
 from deployctl.domain.names import ModelName, TargetName
 
 # The hash that stands before the first event.
@@ -89,26 +89,48 @@ def chain(previous_hash: str, sequence: int, content: NewEvent) -> Event:
 def event_hash(previous_hash: str, sequence: int, content: NewEvent) -> str:
     """Returns sha256, in hex, of the previous hash and the event's canonical JSON, joined by a newline."""
     canonical = json.dumps(
-        {
-            "sequence": sequence,
-            "kind": content.kind.value,
-            "at": format_time(content.at),
-            "user": content.actor.user,
-            "host": content.actor.host,
-            "ci": content.actor.ci,
-            "command": content.actor.command,
-            "operation": content.operation,
-            "model": content.model,
-            "target": content.target,
-            "reason": content.reason,
-            "data": content.data,
-        },
+        {"sequence": sequence, **to_document(content)},
         sort_keys=True,
         separators=(",", ":"),
         ensure_ascii=True,
         allow_nan=False,
     )
     return hashlib.sha256(f"{previous_hash}\n{canonical}".encode()).hexdigest()
+
+
+def to_document(content: NewEvent) -> dict[str, Any]:
+    """Returns an event as JSON values; `from_document` gives the same event back."""
+    return {
+        "kind": content.kind.value,
+        "at": format_time(content.at),
+        "user": content.actor.user,
+        "host": content.actor.host,
+        "ci": content.actor.ci,
+        "command": content.actor.command,
+        "operation": content.operation,
+        "model": content.model,
+        "target": content.target,
+        "reason": content.reason,
+        "data": content.data,
+    }
+
+
+def from_document(document: Mapping[str, Any]) -> NewEvent:
+    """Returns what `to_document` was given.
+
+    Raises:
+        KeyError, ValueError: it is no such document.
+    """
+    return NewEvent(
+        kind=EventKind(document["kind"]),
+        at=parse_time(document["at"]),
+        actor=Actor(document["user"], document["host"], document["ci"], document["command"]),
+        operation=document["operation"],
+        model=document["model"],
+        target=document["target"],
+        reason=document["reason"],
+        data=document["data"],
+    )
 
 
 def first_broken_link(events: Iterable[Event]) -> Event | None:

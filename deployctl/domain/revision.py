@@ -9,6 +9,7 @@ from enum import StrEnum
 from typing import Any
 
 from deployctl.domain.event import Actor
+from deployctl.domain.manifest import format_time, parse_time
 from deployctl.domain.names import STABLE, LabelName, ModelName, TargetName, VersionNumber
 
 
@@ -96,3 +97,49 @@ class Revision:
     settled_at: datetime | None = None
     restores: int | None = None
     evidence: Mapping[str, Any] = field(default_factory=dict)
+
+
+def revision_to_json(revision: Revision) -> dict[str, Any]:
+    """Returns JSON values; `revision_from_json` gives the same revision back."""
+    actor = revision.actor
+    return {
+        "target": revision.target,
+        "model": revision.model,
+        "number": revision.number,
+        "kind": revision.kind.value,
+        "desired": revision.desired.to_json(),
+        "before": revision.before.to_json(),
+        "state": revision.state.value,
+        "actor": {"user": actor.user, "host": actor.host, "ci": actor.ci, "command": actor.command},
+        "operation": revision.operation,
+        "reason": revision.reason,
+        "recorded_at": format_time(revision.recorded_at),
+        "settled_at": None if revision.settled_at is None else format_time(revision.settled_at),
+        "restores": revision.restores,
+        "evidence": dict(revision.evidence),
+    }
+
+
+def revision_from_json(document: Mapping[str, Any]) -> Revision:
+    """Returns what `revision_to_json` was given.
+
+    Raises:
+        KeyError, TypeError, ValueError: it is no such document.
+    """
+    settled_at = document["settled_at"]
+    return Revision(
+        target=TargetName(document["target"]),
+        model=ModelName(document["model"]),
+        number=document["number"],
+        kind=RevisionKind(document["kind"]),
+        desired=desired_from_json(document["desired"]),
+        before=desired_from_json(document["before"]),
+        state=RevisionState(document["state"]),
+        actor=Actor(**document["actor"]),
+        operation=document["operation"],
+        reason=document["reason"],
+        recorded_at=parse_time(document["recorded_at"]),
+        settled_at=None if settled_at is None else parse_time(settled_at),
+        restores=document["restores"],
+        evidence=document["evidence"],
+    )

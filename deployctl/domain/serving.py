@@ -69,6 +69,14 @@ class Endpoints:
     grpc: str
 
 
+class PullPolicy(StrEnum):
+    """When a container's image is fetched. MISSING: where the engine lacks it. ALWAYS: at each `up`."""
+
+    MISSING = "missing"
+    ALWAYS = "always"
+    NEVER = "never"
+
+
 class ServerCondition(StrEnum):
     """STOPPED: not running. UNREACHABLE: runs or should, but does not answer. READY: answers."""
 
@@ -83,8 +91,11 @@ class ServerState:
 
     Attributes:
         detail: facts of the runtime by name, in display order (pid, uptime, image digest).
+        identity: which server it is, as the record of its start keeps it (container, image, digest); {} where the
+            runtime does not tell.
     """
 
     condition: ServerCondition
     endpoints: Endpoints
     detail: Mapping[str, str] = field(default_factory=dict)
+    identity: Mapping[str, str] = field(default_factory=dict)

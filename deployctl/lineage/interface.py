@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from deployctl.domain.event import Event, NewEvent
+from deployctl.domain.event import Event, EventKind, NewEvent
 from deployctl.domain.manifest import Manifest
 from deployctl.domain.names import Digest, ModelName, TargetName, VersionNumber
 from deployctl.domain.revision import Revision
@@ -40,6 +40,10 @@ class LineageTransaction(abc.ABC):
     @abc.abstractmethod
     def has_version(self, model: ModelName, version: VersionNumber) -> bool:
         """Returns whether the version is recorded, read inside this transaction."""
+
+    @abc.abstractmethod
+    def has_event(self, operation: str, kind: EventKind) -> bool:
+        """Returns whether the operation has recorded an event of the kind, read inside this transaction."""
 
     @abc.abstractmethod
     def next_revision(self, target: TargetName, model: ModelName) -> int:

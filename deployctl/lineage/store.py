@@ -11,7 +11,7 @@ from typing import Any, Self
 
 from sqlalchemy import Connection, RowMapping, Select, Table, delete, func, insert, select
 
-from deployctl.domain.event import GENESIS, Event, NewEvent, chain
+from deployctl.domain.event import GENESIS, Event, EventKind, NewEvent, chain
 from deployctl.domain.manifest import Manifest, from_json
 from deployctl.domain.names import ModelName, TargetName, VersionNumber
 from deployctl.domain.revision import Revision
@@ -204,6 +204,11 @@ class SqlLineageTransaction(LineageTransaction):
     def has_version(self, model: ModelName, version: VersionNumber) -> bool:
         """Returns whether the version is recorded, read inside this transaction."""
         return has_version(self._connection, model, version)
+
+    def has_event(self, operation: str, kind: EventKind) -> bool:
+        """Returns whether the operation has recorded an event of the kind, read inside this transaction."""
+        found = select(events.c.sequence).where(events.c.operation == operation, events.c.kind == kind.value).limit(1)
+        return self._connection.execute(found).first() is not None
 
     def next_revision(self, target: TargetName, model: ModelName) -> int:
         """Returns the number that the next revision of `model` on `target` takes."""

@@ -27,6 +27,7 @@ from tests.support.lineage import (
     InMemoryLineageStore,
     a_manifest,
     desired,
+    mirrored,
     pending,
     published,
     settled,
@@ -38,15 +39,16 @@ pytest_plugins = ["tests.support.postgres"]
 OTHER = ModelName("other")
 
 
-@pytest.fixture(params=["in_memory", "sqlite", "postgres"])
+@pytest.fixture(params=["in_memory", "sqlite", "mirrored", "postgres"])
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[LineageStore]:
     if request.param == "in_memory":
         yield InMemoryLineageStore(busy_timeout_s=0.3)
         return
-    url = f"sqlite:///{tmp_path}/lineage.db" if request.param == "sqlite" else request.getfixturevalue("postgres_url")
+    in_file = request.param != "postgres"
+    url = f"sqlite:///{tmp_path}/lineage.db" if in_file else request.getfixturevalue("postgres_url")
     upgrade(url, now=NOW)
     with SqlLineageStore(url, busy_timeout_s=0.3) as sql_store:
-        yield sql_store
+        yield mirrored(sql_store, tmp_path / "state") if request.param == "mirrored" else sql_store
 
 
 def append(store: LineageStore, *events: NewEvent) -> list[Event]:

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 from deployctl.domain.event import GENESIS, Actor, Event, EventKind, NewEvent, chain
@@ -18,6 +19,7 @@ from deployctl.domain.revision import Desired, Revision, RevisionKind, RevisionS
 from deployctl.domain.saved_model import PREDICT_METHOD, Signature, TensorSpec
 from deployctl.errors import ConcurrentChangeError, DatabaseBusyError, RevisionNotFoundError
 from deployctl.lineage.interface import LineageStore, LineageTransaction, VersionRecord
+from deployctl.lineage.mirrored import MirroredLineageStore
 from deployctl.lineage.projections import (
     Effect,
     RevisionOpened,
@@ -27,6 +29,8 @@ from deployctl.lineage.projections import (
     effect,
     normalised,
 )
+from deployctl.lineage.state_copy import StateCopy
+from deployctl.system import SystemClock
 
 MODEL = ModelName("digits")
 TARGET = TargetName("local")
@@ -123,6 +127,9 @@ class _Transaction(LineageTransaction):
 
     def has_version(self, model: ModelName, version: VersionNumber) -> bool:
         return (model, version) in self._state.versions
+
+    def has_event(self, operation: str, kind: EventKind) -> bool:
+        return any((event.content.operation, event.content.kind) == (operation, kind) for event in self._state.events)
 
     def next_revision(self, target: TargetName, model: ModelName) -> int:
         return max((key[2] for key in self._state.revisions if key[:2] == (target, model)), default=0) + 1
@@ -242,3 +249,11 @@ def settled(
     kind = EventKind.REVISION_SERVING if serving else EventKind.REVISION_FAILED
     data = {"revision": number, "evidence": dict(evidence or {"probe": "ok"})}
     return NewEvent(kind, at, ACTOR, "op-3", model, target, "", data)
+
+
+def mirrored(
+    primary: LineageStore, state: Path, *, failover: bool = False, warnings: list[str] | None = None
+) -> MirroredLineageStore:
+    """Returns `primary` with its revisions copied below `state`; what it warns of is added to `warnings`."""
+    told = [] if warnings is None else warnings
+    return MirroredLineageStore(primary, StateCopy(state), SystemClock(), failover=failover, warn=told.append)
