@@ -13,7 +13,7 @@ import typer
 from typer.core import TyperGroup
 
 from deployctl import __version__
-from deployctl.cli import bash_completion, database, inspection, rollouts, servers, settings, versions
+from deployctl.cli import bash_completion, database, inspection, prediction, rollouts, servers, settings, versions
 from deployctl.cli.options import Session
 from deployctl.cli.render import style
 from deployctl.errors import DeployctlError, UsageError
@@ -80,7 +80,7 @@ def root(
     context.obj = Session(config, tuple(flags or ()))
 
 
-for module in (settings, servers, versions, inspection, rollouts, database):
+for module in (settings, servers, versions, inspection, rollouts, prediction, database):
     module.register(app)
 
 

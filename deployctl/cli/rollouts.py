@@ -1,9 +1,8 @@
-"""Commands about what a target serves: promote, rollback, status, history, predict."""
+"""Commands about what a target serves: promote, rollback, status, history."""
 
 from __future__ import annotations
 
 from dataclasses import asdict
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -34,12 +33,10 @@ if TYPE_CHECKING:
     from deployctl.operations.rollback import RolledBack
     from deployctl.operations.status import ModelOnTarget, TargetStatus
 
-_PREDICT_TIMEOUT_S = 30.0
-
 
 def register(app: typer.Typer) -> None:
     """Adds the commands to `app`."""
-    for command in (promote, rollback, status, history, predict):
+    for command in (promote, rollback, status, history):
         app.command()(command)
 
 
@@ -357,51 +354,6 @@ def _event_document(event: Event) -> dict[str, Any]:
         "data": dict(content.data),
         "hash": event.hash,
     }
-
-
-def predict(
-    context: typer.Context,
-    reference: Annotated[
-        str,
-        typer.Argument(
-            metavar="MODEL[@REF]",
-            help="Model, and which version; default: the one that the target's clients reach.",
-            autocompletion=completion.references,
-        ),
-    ],
-    instances: Annotated[
-        str | None, typer.Option(metavar="JSON", help='Row format: a list, e.g. "[1.0, 2.0]".')
-    ] = None,
-    inputs: Annotated[str | None, typer.Option(metavar="JSON", help="Column format: a value, or one by input.")] = None,
-    file: Annotated[
-        Path | None, typer.Option(help='A JSON file {"instances": …} or {"inputs": …}; "-" reads stdin.')
-    ] = None,
-    signature: Annotated[str, typer.Option(help="Signature; default: serving_default.")] = "",
-    grpc: Annotated[bool, typer.Option("--grpc", help="Call by gRPC instead of REST.")] = False,
-    target: TargetOption = None,
-    timeout: TimeoutOption = None,
-    output: OutputOption = Output.TABLE,
-) -> None:
-    """Ask a target's server, as a client would."""
-    from deployctl.cli.requests import read_request
-    from deployctl.domain.reference import Latest, parse_reference
-    from deployctl.operations.predict import predict as ask
-    from deployctl.operations.predict import served_spec, usual_spec
-
-    body = read_request(instances, inputs, file)
-    timeout_s = parse_duration(timeout) if timeout else _PREDICT_TIMEOUT_S
-    with session(context).open() as deployment:
-        place = deployment.target(target)
-        parsed = parse_reference(reference, default=Latest())
-        spec = served_spec(place, parsed) if "@" in reference else usual_spec(place, parsed.model)
-        prediction = ask(place, body.to_request(spec, signature), grpc=grpc, timeout_s=timeout_s)
-    key = "predictions" if body.instances is not None else "outputs"
-    if output is Output.JSON:
-        write_json("predict", {"model": parsed.model, "version": prediction.version, key: prediction.outputs})
-    else:
-        import json
-
-        write(json.dumps({key: prediction.outputs}))
 
 
 def _load_timeout(deployment: Deployment, target: Any, timeout: str | None) -> float:

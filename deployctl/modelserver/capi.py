@@ -1,8 +1,7 @@
 """TensorFlow's C API by ctypes, without importing TensorFlow's Python package.
 
-The wheel carries the C API in `libtensorflow_cc.so.2`, which needs `libtensorflow_framework.so.2` loaded first with
-RTLD_GLOBAL. Header: tensorflow/c/c_api.h. Importing the Python package after this crashes the process, so nothing
-in this process may.
+The wheel carries the C API in `libtensorflow_cc.so.2`, which needs `libtensorflow_framework.so.2` loaded first. Header:
+tensorflow/c/c_api.h.
 """
 
 from __future__ import annotations
@@ -40,7 +39,9 @@ class CApi:
     """
 
     def __init__(self, library: Path) -> None:
-        ctypes.CDLL(str(library / "libtensorflow_framework.so.2"), mode=ctypes.RTLD_GLOBAL)
+        # Not RTLD_GLOBAL: the framework brings its own BoringSSL, and whatever is linked against OpenSSL and loaded
+        # later (hashlib, and through it numpy.random) would then take those functions, and crash.
+        ctypes.CDLL(str(library / "libtensorflow_framework.so.2"), mode=ctypes.RTLD_LOCAL)
         path = str(library / "libtensorflow_cc.so.2")
         quick, slow = ctypes.PyDLL(path), ctypes.CDLL(path)
 
@@ -64,6 +65,8 @@ class CApi:
         self.delete_graph = bind(slow, "TF_DeleteGraph", None, c_void_p)
         self.operation_by_name = bind(quick, "TF_GraphOperationByName", c_void_p, c_void_p, c_char_p)
         self.operation_num_outputs = bind(quick, "TF_OperationNumOutputs", c_int, c_void_p)
+
+        self.output_type = bind(quick, "TF_OperationOutputType", c_uint, Output)
 
         self.new_session_options = bind(quick, "TF_NewSessionOptions", c_void_p)
         self.delete_session_options = bind(quick, "TF_DeleteSessionOptions", None, c_void_p)

@@ -113,6 +113,15 @@ class Session(Runner):
                 api.delete_buffer(options)
         return [self._converter.to_numpy(result) for result in results if result is not None]
 
+    def element_type(self, name: str) -> int:
+        """Returns the DataType of the tensor `name` ("x:0").
+
+        Raises:
+            StatusError: the graph has no such tensor.
+        """
+        number: int = self._api.output_type(self._output(name))
+        return number
+
     def close(self) -> None:
         """Frees the session, its graph and its variables, and gives the memory back to the system."""
         with self._lock:
