@@ -1,11 +1,17 @@
-"""Runs the command as `python -m deployctl.cli`."""
+"""Runs the command as `python -m deployctl.cli`, and as the script that is installed."""
 
 import sys
 
-try:
-    from deployctl.cli.app import main
-except KeyboardInterrupt:
-    # Ctrl-C before there is a command: nothing was begun.
-    sys.exit(130)
 
-main()
+def main() -> None:
+    """Runs the command line of this process; Ctrl-C while it is still being loaded ends it without a trace."""
+    try:
+        from deployctl.cli import app
+
+        app.main()
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

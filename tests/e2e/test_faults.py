@@ -1,0 +1,194 @@
+"""Clients while versions change, and commands that are killed or interrupted at any moment."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+
+from tests.support.workspace import HALF_PLUS_THREE, HALF_PLUS_TWO, TIMEOUT_S, Workspace, ask
+
+pytestmark = [pytest.mark.tensorflow, pytest.mark.slow]
+
+KILLS = 50
+CHANGES = 20
+
+
+class Client:
+    """Asks one model in a closed loop, over one connection."""
+
+    def __init__(self, url: str, path: str) -> None:
+        parts = urlsplit(url)
+        self._connection = http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=30)
+        self._path = path
+        self._stop = threading.Event()
+        self.answers: dict[float, int] = {}
+        self.failures: list[str] = []
+
+    def loop(self) -> None:
+        body = json.dumps({"instances": [2.0]})
+        # A little thinking time leaves the machine's processors to what is tested.
+        while not self._stop.wait(0.002):
+            try:
+                self._connection.request("POST", self._path, body)
+                response = self._connection.getresponse()
+                text = response.read().decode()
+            except OSError as error:
+                self.failures.append(repr(error))
+                self._connection.close()
+                continue
+            if response.status != 200:
+                self.failures.append(text)
+                continue
+            answer = json.loads(text)["predictions"][0]
+            self.answers[answer] = self.answers.get(answer, 0) + 1
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        thread = threading.Thread(target=self.loop)
+        thread.start()
+        try:
+            yield
+        finally:
+            self._stop.set()
+            thread.join(TIMEOUT_S)
+            self._connection.close()
+
+
+@pytest.mark.xdist_group("e2e-clients")
+@pytest.mark.parametrize("routing", ["label", "latest"])
+def test_no_request_fails_during_promotions_and_rollbacks(tmp_path: Path, routing: str) -> None:
+    text = f"[targets.local]\nrest_port = 0\ngrpc_port = 0\nrouting = '{routing}'\n"
+    workspace = Workspace.make(tmp_path / "work", targets=text)
+    try:
+        workspace.publish("half", HALF_PLUS_TWO, HALF_PLUS_THREE)
+        workspace.ok("up")
+        workspace.ok("promote", "half@1")
+        path = "/v1/models/half" + ("/labels/stable" if routing == "label" else "") + ":predict"
+        client = Client(workspace.rest(), path)
+        with client.running():
+            for number in range(CHANGES // 2):
+                workspace.ok(*(("rollback", "half") if number % 2 else ("promote", "half@2")))
+        assert client.failures == []
+        assert set(client.answers) == {3.0, 4.0}
+    finally:
+        workspace.down()
+
+
+def timed(workspace: Workspace, *words: str) -> float:
+    """Runs a command and returns the seconds that it took."""
+    started = time.monotonic()
+    workspace.ok(*words)
+    return time.monotonic() - started
+
+
+@pytest.mark.xdist_group("e2e-kills")
+def test_a_promotion_that_is_killed_at_any_moment_leaves_old_or_new_and_the_next_command_works(
+    workspace: Workspace,
+) -> None:
+    workspace.ok("up")
+    workspace.publish("half", HALF_PLUS_TWO, HALF_PLUS_THREE)
+    workspace.ok("promote", "half@1")
+    url = workspace.rest()
+    took_s = min(timed(workspace, "promote", f"half@{version}") for version in (2, 1, 2))
+
+    for number in range(KILLS):
+        child = workspace.start("promote", f"half@{number % 2 + 1}", stdout=subprocess.DEVNULL)
+        try:
+            child.wait(took_s * (0.4 + 0.6 * number / KILLS))
+        except subprocess.TimeoutExpired:
+            child.kill()
+        _, words = child.communicate(timeout=TIMEOUT_S)
+        assert child.returncode in (0, -signal.SIGKILL), words
+        assert ask(url, "half") in (3.0, 4.0)
+        if number % 10 == 9:
+            wanted = number // 10 % 2 + 1
+            assert workspace.json("promote", f"half@{wanted}")["version"] == wanted
+            assert ask(url, "half") == wanted + 2.0
+
+    workspace.ok("up")
+    assert workspace.run("status").returncode == 0
+    assert workspace.json("audit", "verify")["intact"] is True
+    events = workspace.json("history", "half", "-n", "1000")["events"]
+    ended = [event["data"]["evidence"] for event in events if event["kind"] == "revision.failed"]
+    assert ended, "no promotion was killed half-way"
+    assert all(evidence == {"error": "interrupted", "restored": True} for evidence in ended)
+
+
+def ended_before_it_began(child: subprocess.Popen[str], words: str) -> bool:
+    """Whether the signal came before the interpreter could take it."""
+    return child.returncode == -signal.SIGINT and words == ""
+
+
+@pytest.mark.xdist_group("e2e-interrupts")
+def test_an_interrupted_promotion_ends_in_words_and_keeps_something_serving(workspace: Workspace) -> None:
+    workspace.ok("up")
+    workspace.publish("half", HALF_PLUS_TWO, HALF_PLUS_THREE)
+    workspace.ok("promote", "half@1")
+    url = workspace.rest()
+    codes = set()
+
+    for number in range(12):
+        before = ask(url, "half")
+        wanted = 2 if before == 3.0 else 1
+        child = workspace.start("promote", f"half@{wanted}")
+        # The first steps are told at once, so that Ctrl-C comes in the middle of the work, or right after it.
+        if number % 2:
+            assert child.stderr is not None
+            child.stderr.readline()
+        else:
+            with pytest.raises(subprocess.TimeoutExpired):
+                child.wait(0.15 + 0.03 * number)
+        child.send_signal(signal.SIGINT)
+        _, words = child.communicate(timeout=TIMEOUT_S)
+        codes.add(child.returncode)
+        assert child.returncode in (0, 5, 130) or ended_before_it_began(child, words), (child.returncode, words)
+        assert "Traceback" not in words
+        if child.returncode == 5:
+            assert "interrupted; " in words
+            assert ask(url, "half") == before
+    workspace.ok("promote", "half@1")
+
+    assert ask(url, "half") == 3.0
+    assert workspace.run("status").returncode == 0
+    assert codes & {5, 130}
+
+
+@pytest.mark.xdist_group("e2e-interrupts")
+def test_an_interrupted_publish_leaves_no_version_in_part(workspace: Workspace, tmp_path: Path) -> None:
+    export = tmp_path / "large"
+    (export / "assets.extra").mkdir(parents=True)
+    for file in (
+        "saved_model.pb",
+        "variables/variables.index",
+        "variables/variables.data-00000-of-00001",
+        "assets/foo.txt",
+    ):
+        (export / file).parent.mkdir(exist_ok=True)
+        (export / file).write_bytes((HALF_PLUS_TWO / file).read_bytes())
+    for number in range(8):
+        (export / "assets.extra" / str(number)).write_bytes(bytes([number]) * 2**23)
+
+    for number in range(6):
+        child = workspace.start("publish", str(export), "--model", "large", "--new-version")
+        with pytest.raises(subprocess.TimeoutExpired):
+            child.wait(0.2 + 0.05 * number)
+        child.send_signal(signal.SIGINT)
+        written, words = child.communicate(timeout=TIMEOUT_S)
+        assert child.returncode in (0, 130) or ended_before_it_began(child, words), (child.returncode, words)
+        assert "Traceback" not in words
+        assert (child.returncode == 0) == ("published" in written)
+
+    last = workspace.json("publish", str(export), "--model", "large", "--new-version")["version"]
+    for version in range(1, last + 1):
+        workspace.ok("verify", f"large@{version}")
+    assert workspace.run("versions", "large").returncode == 0
