@@ -2,4 +2,4 @@
 
 from __future__ import annotations
 
-pytest_plugins = ["tests.support.models", "tests.support.model_server"]
+pytest_plugins = ["tests.support.models", "tests.support.model_server", "tests.support.docker", "tests.support.s3"]

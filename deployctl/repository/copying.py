@@ -61,9 +61,11 @@ class Work:
             self._done += count
             self._observer.progress(self._done, self._total)
 
-    def each(self, action: Callable[[Item], Result], items: Iterable[Item]) -> tuple[Result, ...]:
+    def each(
+        self, action: Callable[[Item], Result], items: Iterable[Item], *, workers: int | None = None
+    ) -> tuple[Result, ...]:
         """Returns `action` of every item, in order, done by several threads; raises the first failure."""
-        with ThreadPoolExecutor(_workers(), thread_name_prefix="files") as pool:
+        with ThreadPoolExecutor(workers or _workers(), thread_name_prefix="files") as pool:
             futures = [pool.submit(action, item) for item in items]
             try:
                 wait(futures, return_when=FIRST_EXCEPTION)
@@ -98,6 +100,19 @@ def copy_tree(tree: Tree, destination: Path, observer: Observer) -> tuple[FileEn
         for directory in reversed(directories):
             sync_directory(directory)
     return tuple(sorted(entries))
+
+
+@contextmanager
+def opened(tree: Tree, file: FoundFile) -> Iterator[int]:
+    """Opens a file of `tree` for reading; at the end of the block it must still be what it was when it was found.
+
+    Raises:
+        ExportChangedError: it is not.
+        UnreadableExportError: it cannot be read.
+    """
+    with _directory(tree.root) as root, _source(tree, root, file) as source:
+        yield source
+        _refuse_change(tree, file, os.fstat(source), file.stamp.size)
 
 
 def hash_tree(tree: Tree, observer: Observer) -> tuple[FileEntry, ...]:

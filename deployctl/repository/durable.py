@@ -59,6 +59,23 @@ def sync_directory(path: Path) -> None:
     _sync(path, os.O_RDONLY | os.O_DIRECTORY)
 
 
+def sync_file_system(path: Path) -> None:
+    """Waits until all that was written to the file system of the directory `path` is on the disk.
+
+    For very many files this takes a small part of the time of syncing each.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        syncfs = _libc_function("syncfs")
+        if syncfs is None:
+            os.sync()
+        elif syncfs(descriptor):
+            code = ctypes.get_errno()
+            raise OSError(code, os.strerror(code), str(path))
+    finally:
+        os.close(descriptor)
+
+
 def start_writeback(descriptor: int, offset: int, length: int) -> None:
     """Asks the kernel to begin writing a range out, so that a later fsync finds little left; only a hint."""
     sync_file_range = _libc_function("sync_file_range")

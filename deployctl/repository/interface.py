@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import abc
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from enum import StrEnum
@@ -144,15 +144,43 @@ class ModelRepository(abc.ABC):
 
     @abc.abstractmethod
     def local_path(self, model: ModelName, version: VersionNumber) -> Path:
-        """Returns the directory of the version on this machine.
+        """Returns the directory of the version on this machine, where it is or, once it was fetched, will be.
 
         Raises:
             VersionNotFoundError: there is no such version.
         """
 
     @abc.abstractmethod
+    def is_local(self, model: ModelName, version: VersionNumber) -> bool:
+        """Whether the whole version is on this machine; never asks a store that is elsewhere."""
+
+    @abc.abstractmethod
+    def ensure_local(
+        self, model: ModelName, version: VersionNumber, observer: Observer, *, rehash: bool = False
+    ) -> Path:
+        """Returns the directory of the version on this machine, after fetching and verifying what is not there yet.
+
+        With `rehash`, a copy that was fetched earlier is read again, and replaced where it is damaged.
+        What is there already needs no store. A repository that is on this machine has nothing to fetch.
+
+        Raises:
+            VersionNotFoundError: there is no such version.
+            ManifestError: the store's own bytes disagree with the manifest.
+            DiskFullError: there is no room.
+        """
+
+    @abc.abstractmethod
     def base_path(self, model: ModelName) -> Path:
         """Returns the absolute directory on this machine that a server is given for `model`."""
+
+    def catalogue(self) -> Mapping[ModelName, tuple[VersionNumber, ...]]:
+        """Returns the versions of every model, each ascending, by model in name order."""
+        return {model: self.versions(model) for model in self.models()}
+
+    def adoptable(self, model: ModelName) -> tuple[VersionNumber, ...]:
+        """Returns what stands there without a manifest and is not among `versions` for want of one, ascending."""
+        del model
+        return ()
 
     @abc.abstractmethod
     def strays(self) -> tuple[Stray, ...]:

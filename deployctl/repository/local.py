@@ -163,6 +163,17 @@ class LocalModelRepository(ModelRepository):
             raise VersionNotFoundError(model, version)
         return directory.version_path(version)
 
+    def is_local(self, model: ModelName, version: VersionNumber) -> bool:
+        """See `ModelRepository.is_local`; every version is."""
+        return self._directory(model).has(version)
+
+    def ensure_local(
+        self, model: ModelName, version: VersionNumber, observer: Observer, *, rehash: bool = False
+    ) -> Path:
+        """See `ModelRepository.ensure_local`; there is nothing to fetch, and `verify` tells what is damaged."""
+        del observer, rehash
+        return self.local_path(model, version)
+
     def base_path(self, model: ModelName) -> Path:
         """See `ModelRepository.base_path`."""
         return self._base / model

@@ -136,9 +136,9 @@ def _names(path: Path, descriptor: int) -> bool:
 def _identity(clock: Clock) -> bytes:
     owner = {
         "host": socket.gethostname(),
-        "boot": _boot_id(),
+        "boot": boot_id(),
         "pid": os.getpid(),
-        "process_started": _process_start(),
+        "process_started": process_start(os.getpid()),
         "at": format_time(clock.now()),
     }
     return json.dumps(owner).encode()
@@ -148,21 +148,21 @@ def _may_be_elsewhere(descriptor: int, clock: Clock) -> bool:
     """Whether the owner may live on another machine: the file says so, and was written less than a day ago."""
     try:
         owner = json.loads(os.pread(descriptor, 4096, 0))
-        here = owner["boot"] == _boot_id() or owner["host"] == socket.gethostname()
+        here = owner["boot"] == boot_id() or owner["host"] == socket.gethostname()
     except (ValueError, KeyError, TypeError):
         return False
     return not here and clock.now().timestamp() - os.fstat(descriptor).st_mtime < _FOREIGN_GRACE_S
 
 
-def _boot_id() -> str:
+def boot_id() -> str:
     """Names this start of this machine's kernel, the same in all its containers; "" where there is none."""
     with suppress(OSError):
         return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="utf-8").strip()
     return ""
 
 
-def _process_start() -> str:
-    """Returns when this process started, in clock ticks since boot (proc_pid_stat(5), field 22), or ""."""
+def process_start(pid: int) -> str:
+    """Returns when a process started, in clock ticks since boot (proc_pid_stat(5), field 22); "" if there is none."""
     with suppress(OSError):
-        return Path("/proc/self/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[19]
+        return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[19]
     return ""

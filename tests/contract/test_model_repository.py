@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 import os
 import stat
 from collections.abc import Callable
@@ -28,26 +29,98 @@ from deployctl.repository.interface import FileProblem, ModelRepository, Numberi
 from deployctl.repository.local import LocalModelRepository
 from deployctl.system import SystemClock
 from tests.support.repository import DIGITS, RANKER, SMALL_EXPORT, WallClock, commit, describe, publish, write_export
-
-Make = Callable[[Path, Clock], ModelRepository]
-
-IMPLEMENTATIONS: dict[str, Make] = {"local": LocalModelRepository}
+from tests.support.s3 import Bucket
 
 
-@pytest.fixture(params=IMPLEMENTATIONS)
-def make(request: pytest.FixtureRequest) -> Make:
-    return IMPLEMENTATIONS[request.param]
+class Storage(abc.ABC):
+    """What versions are stored in, past the code under test, as whoever may write there sees it."""
+
+    @abc.abstractmethod
+    def repository(self, clock: Clock) -> ModelRepository:
+        """Returns the repository that is kept here."""
+
+    @abc.abstractmethod
+    def put(self, path: str, content: bytes) -> None:
+        """Writes a file below the model base path."""
+
+    @abc.abstractmethod
+    def remove(self, path: str) -> None:
+        """Removes a file."""
+
+    @abc.abstractmethod
+    def read(self, version: str) -> dict[str, bytes]:
+        """Returns the files of MODEL/VERSION, without its manifest."""
+
+    @abc.abstractmethod
+    def manifest_path(self, version: int) -> str:
+        """Returns where the manifest of a version of `digits` is."""
 
 
-@pytest.fixture
-def base(tmp_path: Path) -> Path:
+class LocalStorage(Storage):
+    """A directory."""
+
+    def __init__(self, base: Path) -> None:
+        self.base = base
+
+    def repository(self, clock: Clock) -> ModelRepository:
+        return LocalModelRepository(self.base, clock)
+
+    def put(self, path: str, content: bytes) -> None:
+        (self.base / path).parent.mkdir(parents=True, exist_ok=True)
+        (self.base / path).write_bytes(content)
+
+    def remove(self, path: str) -> None:
+        (self.base / path).unlink()
+
+    def read(self, version: str) -> dict[str, bytes]:
+        return contents(self.base / version)
+
+    def manifest_path(self, version: int) -> str:
+        return f"digits/{version}/{MANIFEST_PATH}"
+
+
+class S3Storage(Storage):
+    """A bucket, with a cache on this machine."""
+
+    def __init__(self, bucket: Bucket, cache: Path) -> None:
+        self.bucket = bucket
+        self.cache = cache
+
+    def repository(self, clock: Clock) -> ModelRepository:
+        return self.bucket.repository(self.cache, clock)
+
+    def put(self, path: str, content: bytes) -> None:
+        self.bucket.put(path, content)
+
+    def remove(self, path: str) -> None:
+        self.bucket.remove(path)
+
+    def read(self, version: str) -> dict[str, bytes]:
+        keys = [key for key in self.bucket.keys(f"{version}/") if not key.endswith(MANIFEST_PATH)]
+        return {key.removeprefix(f"{version}/"): self.bucket.read(key) for key in keys}
+
+    def manifest_path(self, version: int) -> str:
+        return f".deployctl/manifests/digits/{version}.json"
+
+
+@pytest.fixture(params=["local", "s3"])
+def storage(request: pytest.FixtureRequest, tmp_path: Path) -> Storage:
+    if request.param == "s3":
+        return S3Storage(request.getfixturevalue("bucket"), tmp_path / "cache")
     (tmp_path / "models").mkdir()
-    return tmp_path / "models"
+    return LocalStorage(tmp_path / "models")
 
 
 @pytest.fixture
-def repository(make: Make, base: Path) -> ModelRepository:
-    return make(base, SystemClock())
+def repository(storage: Storage) -> ModelRepository:
+    return storage.repository(SystemClock())
+
+
+@pytest.fixture
+def directory_repository(tmp_path: Path) -> ModelRepository:
+    """For what only a directory can hold, or only a server that polls one would read."""
+    (tmp_path / "models").mkdir()
+    return LocalModelRepository(tmp_path / "models", SystemClock())
 
 
 @pytest.fixture
@@ -83,12 +156,40 @@ def contents(directory: Path) -> dict[str, bytes]:
 # Publishing
 
 
-def test_a_committed_version_holds_the_bytes_of_the_export(repository: ModelRepository, export: Path) -> None:
+def test_a_committed_version_holds_the_bytes_of_the_export(
+    storage: Storage, repository: ModelRepository, export: Path
+) -> None:
     committed = publish(repository, DIGITS, export)
 
     assert committed.created
     assert committed.manifest.version == 1
-    assert contents(repository.local_path(DIGITS, VersionNumber(1))) == SMALL_EXPORT
+    assert storage.read("digits/1") == SMALL_EXPORT
+
+
+def test_a_version_that_is_made_local_holds_the_bytes_of_the_export(repository: ModelRepository, export: Path) -> None:
+    publish(repository, DIGITS, export)
+
+    path = repository.ensure_local(DIGITS, VersionNumber(1), Observer())
+
+    assert contents(path) == SMALL_EXPORT
+    assert path == repository.local_path(DIGITS, VersionNumber(1)) == repository.base_path(DIGITS) / "1"
+    assert repository.is_local(DIGITS, VersionNumber(1))
+    assert repository.ensure_local(DIGITS, VersionNumber(1), Observer(), rehash=True) == path
+
+
+def test_a_version_that_is_not_there_cannot_be_made_local(repository: ModelRepository) -> None:
+    assert not repository.is_local(DIGITS, VersionNumber(1))
+    with pytest.raises(VersionNotFoundError):
+        repository.ensure_local(DIGITS, VersionNumber(1), Observer())
+
+
+def test_the_catalogue_has_the_versions_of_every_model(repository: ModelRepository, tmp_path: Path) -> None:
+    assert repository.catalogue() == {}
+    for export in exports(tmp_path, 2):
+        publish(repository, RANKER, export)
+    publish(repository, DIGITS, tmp_path / "export-0")
+
+    assert list(repository.catalogue().items()) == [(DIGITS, (1,)), (RANKER, (1, 2))]
 
 
 def test_the_manifest_is_the_one_that_was_committed(repository: ModelRepository, export: Path) -> None:
@@ -167,7 +268,7 @@ def test_the_same_bytes_are_another_version_of_another_model(repository: ModelRe
 def test_a_published_version_published_again_is_the_same_bytes(repository: ModelRepository, export: Path) -> None:
     first = publish(repository, DIGITS, export)
 
-    again = publish(repository, DIGITS, repository.local_path(DIGITS, VersionNumber(1)))
+    again = publish(repository, DIGITS, repository.ensure_local(DIGITS, VersionNumber(1), Observer()))
 
     assert not again.created
     assert again.manifest == first.manifest
@@ -189,18 +290,20 @@ def test_concurrent_publishers_of_the_same_bytes_make_one_version(repository: Mo
     assert {each.manifest.version for each in committed} == {1}
 
 
-def test_a_timestamp_number_is_the_time_in_seconds(make: Make, base: Path, export: Path) -> None:
-    repository = make(base, WallClock(datetime(2026, 11, 21, tzinfo=UTC)))
+def test_a_timestamp_number_is_the_time_in_seconds(storage: Storage, export: Path) -> None:
+    repository = storage.repository(WallClock(datetime(2026, 11, 21, tzinfo=UTC)))
 
     committed = publish(repository, DIGITS, export, numbering=Numbering.TIMESTAMP)
 
     assert committed.manifest.version == int(datetime(2026, 11, 21, tzinfo=UTC).timestamp())
 
 
-def test_a_timestamp_number_never_falls_below_an_earlier_one(make: Make, base: Path, tmp_path: Path) -> None:
+def test_a_timestamp_number_never_falls_below_an_earlier_one(storage: Storage, tmp_path: Path) -> None:
     first, second, third = exports(tmp_path, 3)
-    publish(make(base, WallClock(datetime(2030, 1, 1, tzinfo=UTC))), DIGITS, first, numbering=Numbering.TIMESTAMP)
-    late = make(base, WallClock(datetime(2026, 1, 1, tzinfo=UTC)))
+    publish(
+        storage.repository(WallClock(datetime(2030, 1, 1, tzinfo=UTC))), DIGITS, first, numbering=Numbering.TIMESTAMP
+    )
+    late = storage.repository(WallClock(datetime(2026, 1, 1, tzinfo=UTC)))
 
     timestamp = publish(late, DIGITS, second, numbering=Numbering.TIMESTAMP)
     sequential = publish(late, DIGITS, third)
@@ -230,7 +333,7 @@ def test_a_symlink_inside_the_export_becomes_a_copy(repository: ModelRepository,
 
     publish(repository, DIGITS, export)
 
-    version = repository.local_path(DIGITS, VersionNumber(1))
+    version = repository.ensure_local(DIGITS, VersionNumber(1), Observer())
     assert contents(version)["assets/alias.txt"] == b"a\nb\n"
     assert contents(version)["more/alias.txt"] == b"a\nb\n"
     assert not any(path.is_symlink() for path in version.rglob("*"))
@@ -308,7 +411,7 @@ def test_keeps_names_that_only_look_odd(repository: ModelRepository, tmp_path: P
 
     publish(repository, DIGITS, write_export(tmp_path / "export", files))
 
-    assert contents(repository.local_path(DIGITS, VersionNumber(1))) == files
+    assert contents(repository.ensure_local(DIGITS, VersionNumber(1), Observer())) == files
 
 
 def test_refuses_an_export_that_is_not_there(repository: ModelRepository, tmp_path: Path) -> None:
@@ -405,13 +508,12 @@ def test_the_base_path_holds_the_versions(repository: ModelRepository, export: P
 # What others put there
 
 
-def test_verify_names_each_file_that_disagrees(repository: ModelRepository, export: Path) -> None:
+def test_verify_names_each_file_that_disagrees(storage: Storage, repository: ModelRepository, export: Path) -> None:
     manifest = publish(repository, DIGITS, export).manifest
-    version = repository.local_path(DIGITS, VersionNumber(1))
-    (version / "saved_model.pb").write_bytes(b"grapf")
-    (version / "variables" / "variables.index").write_bytes(b"longer than before")
-    (version / "variables" / "variables.data-00000-of-00001").unlink()
-    (version / "added").write_bytes(b"")
+    storage.put("digits/1/saved_model.pb", b"grapf")
+    storage.put("digits/1/variables/variables.index", b"longer than before")
+    storage.remove("digits/1/variables/variables.data-00000-of-00001")
+    storage.put("digits/1/added", b"")
 
     assert repository.verify(manifest, Observer()) == (
         FileProblem("added", "extra"),
@@ -421,29 +523,47 @@ def test_verify_names_each_file_that_disagrees(repository: ModelRepository, expo
     )
 
 
-def test_a_damaged_version_does_not_stand_in_for_the_same_bytes(repository: ModelRepository, export: Path) -> None:
+def test_a_damaged_version_does_not_stand_in_for_the_same_bytes(
+    storage: Storage, repository: ModelRepository, export: Path
+) -> None:
     publish(repository, DIGITS, export)
-    (repository.local_path(DIGITS, VersionNumber(1)) / "variables" / "variables.index").unlink()
+    storage.remove("digits/1/variables/variables.index")
 
     assert publish(repository, DIGITS, export).manifest.version == 2
 
 
-def test_adopting_records_a_manifest_and_changes_nothing_else(repository: ModelRepository) -> None:
-    version = write_export(repository.base_path(DIGITS) / "7")
-    before = {path: path.stat().st_mtime_ns for path in version.rglob("*") if path.is_file()}
+def put_by_hand(storage: Storage, version: str) -> None:
+    for path, content in SMALL_EXPORT.items():
+        storage.put(f"{version}/{path}", content)
 
+
+def test_adopting_records_a_manifest_and_changes_nothing_else(storage: Storage, repository: ModelRepository) -> None:
+    put_by_hand(storage, "digits/7")
+
+    assert {*repository.versions(DIGITS), *repository.adoptable(DIGITS)} == {7}
     assert repository.manifest(DIGITS, VersionNumber(7)) is None
     manifest = describe(DIGITS, repository.entries(DIGITS, VersionNumber(7), Observer()))(VersionNumber(7))
     repository.adopt(manifest)
 
+    assert repository.versions(DIGITS) == (7,)
+    assert repository.adoptable(DIGITS) == ()
     assert repository.manifest(DIGITS, VersionNumber(7)) == manifest
     assert repository.verify(manifest, Observer()) == ()
+    assert storage.read("digits/7") == SMALL_EXPORT
+
+
+def test_adopting_leaves_the_files_as_old_as_they_are(directory_repository: ModelRepository) -> None:
+    repository = directory_repository
+    version = write_export(repository.base_path(DIGITS) / "7")
+    before = {path: path.stat().st_mtime_ns for path in version.rglob("*") if path.is_file()}
+
+    repository.adopt(describe(DIGITS, repository.entries(DIGITS, VersionNumber(7), Observer()))(VersionNumber(7)))
+
     assert {path: path.stat().st_mtime_ns for path in before} == before
-    assert contents(version) == SMALL_EXPORT
 
 
-def test_adopting_twice_is_adopting_once(repository: ModelRepository) -> None:
-    write_export(repository.base_path(DIGITS) / "7")
+def test_adopting_twice_is_adopting_once(storage: Storage, repository: ModelRepository) -> None:
+    put_by_hand(storage, "digits/7")
     manifest = describe(DIGITS, repository.entries(DIGITS, VersionNumber(7), Observer()))(VersionNumber(7))
 
     repository.adopt(manifest)
@@ -466,8 +586,10 @@ def test_adopting_needs_the_version(repository: ModelRepository, export: Path) -
         repository.adopt(replace(manifest, version=VersionNumber(5)))
 
 
-def test_an_adopted_version_answers_for_the_same_bytes(repository: ModelRepository, export: Path) -> None:
-    write_export(repository.base_path(DIGITS) / "7")
+def test_an_adopted_version_answers_for_the_same_bytes(
+    storage: Storage, repository: ModelRepository, export: Path
+) -> None:
+    put_by_hand(storage, "digits/7")
     repository.adopt(describe(DIGITS, repository.entries(DIGITS, VersionNumber(7), Observer()))(VersionNumber(7)))
 
     again = publish(repository, DIGITS, export)
@@ -477,8 +599,9 @@ def test_an_adopted_version_answers_for_the_same_bytes(repository: ModelReposito
 
 
 def test_a_version_copied_by_hand_can_be_adopted_under_its_new_number(
-    repository: ModelRepository, export: Path
+    directory_repository: ModelRepository, export: Path
 ) -> None:
+    repository = directory_repository
     manifest = publish(repository, DIGITS, export).manifest
     repository.local_path(DIGITS, VersionNumber(1)).rename(repository.base_path(DIGITS) / "5")
 
@@ -489,19 +612,28 @@ def test_a_version_copied_by_hand_can_be_adopted_under_its_new_number(
     assert repository.manifest(DIGITS, VersionNumber(5)) == replace(manifest, version=VersionNumber(5))
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"schema": 99}', b"\xff"])
+@pytest.mark.parametrize("content", [b"{", b"[]", b'{"schema": 99}', b"\xff"])
 def test_a_manifest_that_cannot_be_read_is_said_to_be_so(
-    repository: ModelRepository, export: Path, content: bytes
+    storage: Storage, repository: ModelRepository, export: Path, content: bytes
 ) -> None:
     publish(repository, DIGITS, export)
-    (repository.local_path(DIGITS, VersionNumber(1)) / MANIFEST_PATH).write_bytes(content)
+    storage.put(storage.manifest_path(1), content)
 
-    with pytest.raises(ManifestError, match=r"manifest\.json"):
+    with pytest.raises(ManifestError, match=r"\.json"):
         repository.manifest(DIGITS, VersionNumber(1))
     assert publish(repository, DIGITS, export).manifest.version == 2
 
 
-def test_strays_are_what_a_server_would_take_for_versions(repository: ModelRepository, export: Path) -> None:
+def test_an_empty_manifest_cannot_be_read(directory_repository: ModelRepository, export: Path) -> None:
+    publish(directory_repository, DIGITS, export)
+    (directory_repository.local_path(DIGITS, VersionNumber(1)) / MANIFEST_PATH).write_bytes(b"")
+
+    with pytest.raises(ManifestError, match=r"manifest\.json"):
+        directory_repository.manifest(DIGITS, VersionNumber(1))
+
+
+def test_strays_are_what_a_server_would_take_for_versions(directory_repository: ModelRepository, export: Path) -> None:
+    repository = directory_repository
     publish(repository, DIGITS, export)
     base = repository.base_path(DIGITS)
     for name in ("3", "007", "+5", "-4", " 6", "9"):
@@ -532,8 +664,9 @@ def test_strays_are_what_a_server_would_take_for_versions(repository: ModelRepos
 )
 @pytest.mark.parametrize("kind", ["file", "empty directory"])
 def test_the_next_number_is_above_all_that_a_server_would_take(
-    repository: ModelRepository, export: Path, stray: str, following: int, kind: str
+    directory_repository: ModelRepository, export: Path, stray: str, following: int, kind: str
 ) -> None:
+    repository = directory_repository
     repository.base_path(DIGITS).mkdir(parents=True)
     entry = repository.base_path(DIGITS) / stray
     if kind == "file":
@@ -545,8 +678,22 @@ def test_the_next_number_is_above_all_that_a_server_would_take(
     assert entry.is_file() if kind == "file" else not list(entry.iterdir())
 
 
-def test_refuses_to_publish_above_the_highest_number(repository: ModelRepository, export: Path) -> None:
-    write_export(repository.base_path(DIGITS) / str(2**63 - 1))
+@pytest.mark.parametrize(
+    ("stray", "following"), [("3", 4), ("007", 8), ("+12", 13), (" 6 ", 7), ("-5", 1), ("1.0", 1), ("0", 1)]
+)
+def test_the_next_number_is_above_all_files_that_look_like_versions(
+    storage: Storage, repository: ModelRepository, export: Path, stray: str, following: int
+) -> None:
+    storage.put(f"digits/{stray}", b"")
+
+    assert publish(repository, DIGITS, export).manifest.version == following
+    assert [each.name for each in repository.strays()] == ([stray] if stray != "1.0" else [])
+
+
+def test_refuses_to_publish_above_the_highest_number(
+    storage: Storage, repository: ModelRepository, export: Path
+) -> None:
+    put_by_hand(storage, f"digits/{2**63 - 1}")
 
     with pytest.raises(VersionNumbersExhaustedError, match="9223372036854775807"):
         publish(repository, DIGITS, export)

@@ -1,0 +1,384 @@
+"""One bucket below one prefix, as few typed calls; every failure is an error of ours.
+
+Retries are the SDK's own ("standard" mode: exponential backoff with jitter, for throttling, server errors,
+time-outs and resets), with a deadline over all attempts of a request; bodies that end early are asked for again here.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import random
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from functools import cached_property
+from typing import Any, TypeVar
+
+from deployctl.errors import DamagedTransferError, SettingsError, StorageError
+from deployctl.repository.s3_errors import Absent, DeadlinePassed, LostRace, store_errors
+
+Result = TypeVar("Result")
+
+SCHEME = "s3://"
+_ATTEMPTS = 5
+_CONNECT_TIMEOUT_S = 5
+_READ_TIMEOUT_S = 20
+_FIRST_PAUSE_S = 0.1
+_PIECE = 1 << 20
+_DELETE_AT_ONCE = 1000
+# How often a conditional put is sent again that collided with another one under way (409).
+_COLLISIONS = 8
+
+
+@dataclass(frozen=True, slots=True)
+class S3Options:
+    """Where the repository is and how its objects are written; credentials come from AWS's own chain.
+
+    Attributes:
+        prefix: without slashes at its ends; may be empty.
+        addressing: "auto", "path" or "virtual".
+        sse: "", "AES256" or "aws:kms"; `kms_key_id` only with the latter.
+        tags: "key=value", put on the files of versions.
+        deadline_s: seconds for all attempts of one request.
+        single_publisher: whether publishing is never done by two at a time, so that a store without conditional
+            puts will do.
+        connections: requests under way at the same time.
+    """
+
+    bucket: str
+    prefix: str = ""
+    endpoint_url: str = ""
+    region: str = ""
+    addressing: str = "auto"
+    profile: str = ""
+    sse: str = ""
+    kms_key_id: str = ""
+    storage_class: str = ""
+    requester_pays: bool = False
+    tags: tuple[str, ...] = ()
+    single_publisher: bool = False
+    deadline_s: float = 120.0
+    connections: int = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """An object in a listing.
+
+    Attributes:
+        key: without the repository's prefix.
+        modified: aware, UTC, by the store's clock.
+    """
+
+    key: str
+    size: int
+    etag: str
+    modified: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """Objects in key order, and with a delimiter the common prefixes, each with its final slash."""
+
+    objects: tuple[Found, ...]
+    prefixes: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Upload:
+    """A multipart upload under way; see `Found`."""
+
+    key: str
+    upload_id: str
+    started: datetime
+
+
+def parse_url(url: str) -> tuple[str, str]:
+    """Returns the bucket and the prefix of `s3://bucket/prefix`.
+
+    Raises:
+        SettingsError: it names no bucket.
+    """
+    bucket, _, prefix = url.removeprefix(SCHEME).partition("/")
+    if not url.startswith(SCHEME) or not bucket:
+        raise SettingsError(f"{url!r} is not s3://BUCKET/PREFIX", hint="deployctl config show")
+    return bucket, prefix.strip("/")
+
+
+class S3Store:
+    """The objects of a repository. Keys are below the prefix; may be used by many threads."""
+
+    def __init__(self, options: S3Options) -> None:
+        self.options = options
+        self._root = f"{options.prefix}/" if options.prefix else ""
+        self._making = threading.Lock()
+        self._deadline = threading.local()
+
+    def url(self, key: str = "") -> str:
+        """Returns the `s3://` URL of `key`, for people."""
+        return f"{SCHEME}{self.options.bucket}/{self._root}{key}"
+
+    def get(self, key: str) -> bytes | None:
+        """Returns all bytes of a small object, or None; what does not match its recorded sha256 is read again.
+
+        Raises:
+            DamagedTransferError: it never matched.
+        """
+        try:
+            return self._insisting(lambda: self._get_checked(key), "read", key)
+        except Absent:
+            return None
+
+    def get_range(self, key: str, start: int, length: int) -> bytes:
+        """Returns `length` bytes from `start` on.
+
+        Raises:
+            DamagedTransferError: it ended early each time.
+            StorageError: there is no such object, among the rest.
+        """
+        try:
+            return self._insisting(lambda: self._get_range(key, start, length), "read", key)
+        except Absent as error:
+            raise StorageError(f"{self.url(key)} is gone", hint="deployctl doctor") from error
+
+    def put(self, key: str, body: bytes) -> None:
+        """Puts a small object of our own, replacing what is there."""
+        with self._request("write", key) as s3:
+            s3.put_object(**self._where(key), **self._encrypted(), **_checksummed(body))
+
+    def put_new(self, key: str, body: bytes) -> bool:
+        """Puts a small object unless there is one of that key; whether `body` is what is there now.
+
+        An answer that was lost on its way makes the SDK ask again and find its own object, so that one counts.
+        """
+        for attempt in range(_COLLISIONS):
+            try:
+                with self._request("write", key) as s3:
+                    s3.put_object(**self._where(key), **self._encrypted(), **_checksummed(body), IfNoneMatch="*")
+                return True
+            except LostRace:
+                found = self.get(key)
+                if found is not None:
+                    return found == body
+                _pause(attempt)
+        return False
+
+    def put_file(self, key: str, body: bytes) -> None:
+        """Puts a file of a version in one piece."""
+        with self._request("write", key) as s3:
+            s3.put_object(**self._where(key), **self._file_extras(), **_checksummed(body))
+
+    def start_upload(self, key: str) -> str:
+        """Returns the id of a new multipart upload."""
+        with self._request("write", key) as s3:
+            answer = s3.create_multipart_upload(**self._where(key), **self._file_extras(), ChecksumAlgorithm="CRC32")
+        return str(answer["UploadId"])
+
+    def put_part(self, key: str, upload_id: str, number: int, body: bytes) -> dict[str, Any]:
+        """Uploads part `number` (from 1) and returns what `finish_upload` needs of it."""
+        checksum = base64.b64encode(_crc32(body).to_bytes(4, "big")).decode()
+        with self._request("write", key) as s3:
+            answer = s3.upload_part(
+                **self._where(key), UploadId=upload_id, PartNumber=number, Body=body, ChecksumCRC32=checksum
+            )
+        part = {"ETag": answer["ETag"], "PartNumber": number}
+        return part | ({"ChecksumCRC32": checksum} if "ChecksumCRC32" in answer else {})
+
+    def finish_upload(self, key: str, upload_id: str, parts: list[dict[str, Any]]) -> None:
+        """Makes an object of all the parts."""
+        with self._request("write", key) as s3:
+            s3.complete_multipart_upload(**self._where(key), UploadId=upload_id, MultipartUpload={"Parts": parts})
+
+    def abort_upload(self, key: str, upload_id: str) -> None:
+        """Forgets a multipart upload and its parts; one that is gone already is no failure."""
+        try:
+            with self._request("discard the upload of", key) as s3:
+                s3.abort_multipart_upload(**self._where(key), UploadId=upload_id)
+        except Absent:
+            return
+
+    def uploads(self) -> tuple[Upload, ...]:
+        """Returns the multipart uploads under way below the prefix."""
+        found: list[Upload] = []
+        with self._request("list the uploads of", "") as s3:
+            for page in s3.get_paginator("list_multipart_uploads").paginate(
+                Bucket=self.options.bucket, Prefix=self._root
+            ):
+                for each in page.get("Uploads", ()):
+                    key = each["Key"].removeprefix(self._root)
+                    found.append(Upload(key, each["UploadId"], each["Initiated"]))
+        return tuple(found)
+
+    def copy(self, source: str, key: str) -> None:
+        """Copies a file of a version within the store, whatever its size; `source` is BUCKET/KEY."""
+        bucket, _, source_key = source.partition("/")
+        with self._request("copy to", key) as s3:
+            s3.copy({"Bucket": bucket, "Key": source_key}, self.options.bucket, self._root + key, self._file_extras())
+
+    def listing(self, prefix: str, *, by_directory: bool = False) -> Listing:
+        """Returns what is below `prefix`; with `by_directory`, what has a further slash only as common prefixes."""
+        objects: list[Found] = []
+        prefixes: list[str] = []
+        arguments = {"Bucket": self.options.bucket, "Prefix": self._root + prefix, **self._payer()}
+        if by_directory:
+            arguments["Delimiter"] = "/"
+        with self._request("list", prefix) as s3:
+            for page in s3.get_paginator("list_objects_v2").paginate(**arguments):
+                self._renew_deadline()
+                prefixes += [each["Prefix"].removeprefix(self._root) for each in page.get("CommonPrefixes", ())]
+                objects += [
+                    Found(each["Key"].removeprefix(self._root), each["Size"], each["ETag"], each["LastModified"])
+                    for each in page.get("Contents", ())
+                ]
+        return Listing(tuple(objects), tuple(prefixes))
+
+    def delete(self, keys: list[str]) -> None:
+        """Deletes objects; those that are gone already are no failure."""
+        for start in range(0, len(keys), _DELETE_AT_ONCE):
+            some = keys[start : start + _DELETE_AT_ONCE]
+            with self._request("delete", some[0]) as s3:
+                answer = s3.delete_objects(
+                    Bucket=self.options.bucket,
+                    Delete={"Objects": [{"Key": self._root + key} for key in some], "Quiet": True},
+                    **self._payer(),
+                )
+            for failed in answer.get("Errors", ()):
+                raise StorageError(f"cannot delete {self.url(some[0])}: {failed.get('Code')}: {failed.get('Message')}")
+
+    @cached_property
+    def _s3(self) -> Any:
+        return _make_client(self.options, self._check_deadline)
+
+    @contextmanager
+    def _request(self, action: str, key: str) -> Iterator[Any]:
+        with store_errors(action, self.url(key)):
+            with self._making:
+                client = self._s3
+            self._renew_deadline()
+            yield client
+
+    def _renew_deadline(self) -> None:
+        self._deadline.at_s = time.monotonic() + self.options.deadline_s
+
+    def _check_deadline(self, **_: object) -> None:
+        """Called by the SDK before each attempt."""
+        if time.monotonic() > getattr(self._deadline, "at_s", float("inf")):
+            raise DeadlinePassed(f"no answer within {self.options.deadline_s:g} s")
+
+    def _get_checked(self, key: str) -> bytes:
+        with self._request("read", key) as s3:
+            answer = s3.get_object(**self._where(key))
+            body = self._read(answer["Body"])
+        expected = answer.get("Metadata", {}).get("sha256")
+        if expected and hashlib.sha256(body).hexdigest() != expected:
+            raise DamagedTransferError(f"{self.url(key)} arrived with other bytes than were written")
+        return body
+
+    def _get_range(self, key: str, start: int, length: int) -> bytes:
+        with self._request("read", key) as s3:
+            answer = s3.get_object(**self._where(key), Range=f"bytes={start}-{start + length - 1}")
+            body = self._read(answer["Body"])
+        if len(body) != length:
+            raise DamagedTransferError(f"{self.url(key)} has {len(body)} bytes from {start} on, not {length}")
+        return body
+
+    def _read(self, stream: Any) -> bytes:
+        """Reads to the end; a store that drips bytes meets the deadline too."""
+        pieces = []
+        with stream:
+            while piece := stream.read(_PIECE):
+                pieces.append(piece)
+                self._check_deadline()
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+    def _insisting(self, ask: Callable[[], Result], action: str, key: str) -> Result:
+        """Returns what `ask` returns, asking again where a body ended early, broke off or was wrong."""
+        deadline = time.monotonic() + self.options.deadline_s
+        for attempt in range(_ATTEMPTS):
+            try:
+                return ask()
+            except DamagedTransferError:
+                if attempt + 1 == _ATTEMPTS or time.monotonic() > deadline:
+                    raise
+                _pause(attempt)
+        raise StorageError(f"cannot {action} {self.url(key)}")
+
+    def _where(self, key: str) -> dict[str, Any]:
+        return {"Bucket": self.options.bucket, "Key": self._root + key, **self._payer()}
+
+    def _payer(self) -> dict[str, Any]:
+        return {"RequestPayer": "requester"} if self.options.requester_pays else {}
+
+    def _encrypted(self) -> dict[str, Any]:
+        extras: dict[str, Any] = {}
+        if self.options.sse:
+            extras["ServerSideEncryption"] = self.options.sse
+        if self.options.kms_key_id:
+            extras["SSEKMSKeyId"] = self.options.kms_key_id
+        return extras
+
+    def _file_extras(self) -> dict[str, Any]:
+        from urllib.parse import urlencode
+
+        extras = self._encrypted()
+        if self.options.storage_class:
+            extras["StorageClass"] = self.options.storage_class
+        if self.options.tags:
+            extras["Tagging"] = urlencode([(name, value) for name, _, value in (tag.partition("=") for tag in self.options.tags)])
+        return extras
+
+
+def _make_client(options: S3Options, before_send: Callable[..., None]) -> Any:
+    try:
+        import boto3
+        from botocore.config import Config
+    except ImportError as error:
+        raise StorageError("boto3 is not installed", hint="pip install 'deployctl[s3]'") from error
+    config = Config(
+        retries={"mode": "standard", "max_attempts": _ATTEMPTS},
+        connect_timeout=_CONNECT_TIMEOUT_S,
+        read_timeout=_READ_TIMEOUT_S,
+        max_pool_connections=options.connections + 2,
+        s3={"addressing_style": options.addressing},
+        # We send and compare checksums ourselves; other stores refuse the trailers that the SDK would add.
+        request_checksum_calculation="when_required",
+        response_checksum_validation="when_required",
+    )
+    with store_errors("use", f"{SCHEME}{options.bucket}"):
+        session = boto3.session.Session(profile_name=options.profile or None, region_name=options.region or None)
+        client = session.client(
+            "s3",
+            endpoint_url=options.endpoint_url or None,
+            region_name=session.region_name or "us-east-1",
+            config=config,
+        )
+    client.meta.events.register("before-send.s3", before_send)
+    return client
+
+
+def _checksummed(body: bytes) -> Mapping[str, Any]:
+    """The body, and its sha256 for the store to check on arrival and for us to check when it comes back."""
+    digest = hashlib.sha256(body)
+    return {
+        "Body": body,
+        "ChecksumSHA256": base64.b64encode(digest.digest()).decode(),
+        "Metadata": {"sha256": digest.hexdigest()},
+    }
+
+
+def _crc32(body: bytes) -> int:
+    """Returns the CRC-32 of `body`, by AWS's own library where that is installed (`boto3[crt]`)."""
+    try:
+        from awscrt.checksums import crc32
+    except ImportError:
+        from zlib import crc32
+    return int(crc32(body))
+
+
+def _pause(attempt: int) -> None:
+    """Waits with full jitter, 0.1 s at most at first and twice as long each time."""
+    threading.Event().wait(random.uniform(0, _FIRST_PAUSE_S * 2**attempt))
