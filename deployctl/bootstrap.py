@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import fields
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, assert_never
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
     from deployctl.lineage.store import SqlLineageStore
     from deployctl.repository.interface import ModelRepository
     from deployctl.savedmodel.interface import SavedModelReader
+    from deployctl.serving.docker_options import DockerOptions
+    from deployctl.serving.external import ExternalOptions
     from deployctl.serving.interface import ServingRuntime, TargetLock
 
 
@@ -135,6 +138,14 @@ class Deployment:
                         extra_args=settings.server_args,
                     )
                 )
+            case RuntimeName.DOCKER:
+                from deployctl.serving.docker_runtime import DockerRuntime
+
+                return DockerRuntime(docker_options(target, self.settings, settings), self.context.observer.warn)
+            case RuntimeName.EXTERNAL:
+                from deployctl.serving.external import ExternalRuntime
+
+                return ExternalRuntime(external_options(target, self.settings, settings))
             case _:
                 assert_never(settings.runtime)
 
@@ -157,6 +168,50 @@ def opened(settings: Settings, observer: Observer, *, without_database: bool = F
         yield deployment
     finally:
         deployment.close()
+
+
+def docker_options(target: TargetName, settings: Settings, chosen: TargetSettings) -> DockerOptions:
+    """Returns how the container of `target` is made."""
+    from deployctl.serving.docker_options import DockerOptions
+
+    container = chosen.docker
+    return DockerOptions(
+        target=target,
+        state_dir=settings.state_path,
+        repository=settings.model_base_path,
+        image=chosen.image,
+        host=chosen.host,
+        rest_port=chosen.rest_port,
+        grpc_port=chosen.grpc_port,
+        extra_args=chosen.server_args,
+        stop_timeout_s=chosen.stop_timeout_s,
+        **{each.name: getattr(container, each.name) for each in fields(container)},
+    )
+
+
+def external_options(target: TargetName, settings: Settings, chosen: TargetSettings) -> ExternalOptions:
+    """Returns where the server of `target` is."""
+    from deployctl.serving.external import ExternalOptions
+
+    server = chosen.external
+
+    def path(text: str) -> Path | None:
+        return settings.root / text if text else None
+
+    return ExternalOptions(
+        target=target,
+        repository=settings.model_base_path,
+        host=chosen.host,
+        rest_port=chosen.rest_port,
+        grpc_port=chosen.grpc_port,
+        models_path=server.models_path,
+        config_file=path(server.config_file),
+        rest_url=server.rest_url,
+        tls=server.tls,
+        tls_ca_file=path(server.tls_ca_file),
+        tls_cert_file=path(server.tls_cert_file),
+        tls_key_file=path(server.tls_key_file),
+    )
 
 
 def absolute_sqlite_url(url: str, root: Path) -> str:

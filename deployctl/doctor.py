@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import assert_never
 
-from deployctl.bootstrap import Deployment
+from deployctl.bootstrap import Deployment, docker_options
 from deployctl.config.settings import RuntimeName, TargetSettings
 from deployctl.domain.names import TargetName
 from deployctl.domain.serving import ServerCondition
@@ -64,6 +64,12 @@ def _target_checks(
             yield f"{name}: tensorflow", _tensorflow
             yield f"{name}: front ends", _front_ends
             yield f"{name}: server", lambda: _server(deployment, name, settings)
+        case RuntimeName.DOCKER:
+            yield f"{name}: image", lambda: _image(deployment, name, settings)
+            yield f"{name}: mounts", lambda: _mounts(deployment, name, settings)
+            yield f"{name}: server", lambda: _server(deployment, name, settings)
+        case RuntimeName.EXTERNAL:
+            yield f"{name}: server", lambda: _external(deployment, name, settings)
         case _:
             assert_never(settings.runtime)
 
@@ -141,6 +147,25 @@ def _front_ends() -> str:
     if missing:
         raise DependencyError(f"not installed: {', '.join(missing)}", hint="pip install 'deployctl[tensorflow]'")
     return "installed"
+
+
+def _image(deployment: Deployment, name: TargetName, settings: TargetSettings) -> str:
+    from deployctl.serving.docker_probe import image
+
+    return image(docker_options(name, deployment.settings, settings))
+
+
+def _mounts(deployment: Deployment, name: TargetName, settings: TargetSettings) -> str:
+    from deployctl.serving.docker_probe import mounts
+
+    return mounts(docker_options(name, deployment.settings, settings))
+
+
+def _external(deployment: Deployment, name: TargetName, settings: TargetSettings) -> str:
+    state = deployment.runtime(name, settings).state(timeout_s=_TIMEOUT_S)
+    if state.condition is not ServerCondition.READY:
+        raise DependencyError(f"nothing answers at {state.endpoints.grpc}", hint=f"deployctl status {name}")
+    return f"ready at {state.endpoints.rest} and {state.endpoints.grpc}, run by someone else"
 
 
 def _server(deployment: Deployment, name: TargetName, settings: TargetSettings) -> str:

@@ -19,7 +19,15 @@ from typing import Any
 
 from deployctl import errors
 from deployctl.config.load import ENVIRONMENT_PREFIX
-from deployctl.config.settings import DURATION, LineageSettings, RepositorySettings, Settings, TargetSettings
+from deployctl.config.settings import (
+    DURATION,
+    DockerSettings,
+    ExternalSettings,
+    LineageSettings,
+    RepositorySettings,
+    Settings,
+    TargetSettings,
+)
 from deployctl.errors import DeployctlError
 from deployctl.modelserver.flags import Flags
 
@@ -113,6 +121,10 @@ def settings() -> str:
         "\n## `[targets.NAME]`\n",
         "One table for each target. In a variable's name, NAME is in capitals, with `_` in place of `-`.\n",
         *_setting_rows("targets.NAME.", TargetSettings),
+        "\n## `[targets.NAME.docker]`\n",
+        *_setting_rows("targets.NAME.docker.", DockerSettings),
+        "\n## `[targets.NAME.external]`\n",
+        *_setting_rows("targets.NAME.external.", ExternalSettings),
     ]
     return "\n".join(parts) + "\n"
 

@@ -5,12 +5,19 @@ from __future__ import annotations
 import math
 import typing
 from collections.abc import Callable, Mapping
-from dataclasses import Field, fields
+from dataclasses import Field
 from enum import Enum
 from functools import cache
 from typing import Any
 
-from deployctl.config.settings import DURATION, LineageSettings, RepositorySettings, Settings, TargetSettings
+from deployctl.config.settings import (
+    DURATION,
+    LineageSettings,
+    RepositorySettings,
+    Settings,
+    TargetSettings,
+    leaves,
+)
 from deployctl.domain.duration import parse_duration
 from deployctl.errors import SettingsError, UsageError
 
@@ -65,20 +72,19 @@ def _setting(key: str, where: str) -> tuple[type, Field[Any]]:
     section, _, rest = key.partition(".")
     owner: type | None = {"repository": RepositorySettings, "lineage": LineageSettings}.get(section)
     name = rest
-    if section == "targets" and rest.count(".") == 1:
+    if section == "targets" and "." in rest:
         owner, name = TargetSettings, rest.partition(".")[2]
     elif not rest:
         owner, name = Settings, key
-    definition = next((each for each in fields(owner) if each.name == name), None) if owner else None
-    if owner is None or definition is None or "doc" not in definition.metadata:
+    found = _leaves(owner).get(name) if owner else None
+    if found is None:
         raise SettingsError(f"there is no setting {key!r} ({where})", hint="deployctl config show")
-    return _types(owner)[name], definition
+    return found
 
 
 @cache
-def _types(owner: type) -> dict[str, type]:
-    hints = typing.get_type_hints(owner)
-    return {name: typing.get_origin(hint) or hint for name, hint in hints.items()}
+def _leaves(owner: type) -> dict[str, tuple[type, Field[Any]]]:
+    return {name: (typing.get_origin(kind) or kind, each) for name, each, kind in leaves(owner)}
 
 
 def _duration(key: str, value: str, where: str) -> float:

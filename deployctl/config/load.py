@@ -11,11 +11,20 @@ import os
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
 from deployctl.config.coerce import coerce, from_text
-from deployctl.config.settings import LineageSettings, RepositorySettings, Settings, TargetSettings
+from deployctl.config.settings import (
+    LineageSettings,
+    RepositorySettings,
+    RuntimeName,
+    Settings,
+    TargetSettings,
+    built,
+    leaves,
+)
 from deployctl.domain.names import TargetName, parse_target_name
 from deployctl.errors import InvalidNameError, SettingsError
 
@@ -25,6 +34,7 @@ ENVIRONMENT_PREFIX = "DEPLOYCTL_"
 RESERVED_VARIABLES = frozenset({"DEPLOYCTL_CONFIG", "DEPLOYCTL_TARGET", "DEPLOYCTL_REQUIRE"})
 _SECTIONS: Mapping[str, type] = {"repository": RepositorySettings, "lineage": LineageSettings}
 _TABLES = ("targets", *_SECTIONS)
+_SUB_TABLES = ("docker", "external")
 _TOP_LEVEL = ("state_dir", "default_target")
 
 
@@ -33,7 +43,7 @@ class Loaded:
     """Settings with the file they came from, if any, and each key's origin.
 
     Attributes:
-        origins: by dotted key: "default", "file PATH", "environment NAME" or "flag --set".
+        origins: by dotted key, without what belongs to another runtime than the target's: "default", "file PATH", "environment NAME" or "flag --set".
     """
 
     settings: Settings
@@ -87,7 +97,19 @@ def load(
             values[key], origins[key] = value, origin
             _add_target_defaults(key, values, origins)
     settings = _build(values, found.parent)
-    return Loaded(settings, found, dict(sorted(origins.items())))
+    shown = {key: origin for key, origin in origins.items() if _concerns(settings, key, origin)}
+    return Loaded(settings, found, dict(sorted(shown.items())))
+
+
+def _concerns(settings: Settings, key: str, origin: str) -> bool:
+    """Whether `key` was set, or has an effect: defaults of the other runtimes would only hide the target's own."""
+    section, name, *rest = f"{key}.".split(".")
+    if section != "targets" or origin != "default":
+        return True
+    runtime = settings.targets[TargetName(name)].runtime
+    return {"docker": RuntimeName.DOCKER, "image": RuntimeName.DOCKER, "external": RuntimeName.EXTERNAL}.get(
+        rest[0], runtime
+    ) is runtime
 
 
 def value_of(settings: Settings, key: str) -> Any:
@@ -95,14 +117,14 @@ def value_of(settings: Settings, key: str) -> Any:
     section, _, rest = key.partition(".")
     if section == "targets":
         name, _, attribute = rest.partition(".")
-        return getattr(settings.targets[TargetName(name)], attribute)
+        return attrgetter(attribute)(settings.targets[TargetName(name)])
     return getattr(getattr(settings, section), rest) if rest else getattr(settings, section)
 
 
 def _defaults() -> tuple[dict[str, Any], dict[str, str]]:
     values: dict[str, Any] = {}
     for section, kind in _SECTIONS.items():
-        values |= {f"{section}.{each.name}": each.default for each in fields(kind)}
+        values |= {f"{section}.{name}": each.default for name, each, _ in leaves(kind)}
     values |= {each.name: each.default for each in fields(Settings) if each.name in _TOP_LEVEL}
     return values, dict.fromkeys(values, "default")
 
@@ -110,10 +132,10 @@ def _defaults() -> tuple[dict[str, Any], dict[str, str]]:
 def _add_target_defaults(key: str, values: dict[str, Any], origins: dict[str, str]) -> None:
     if not key.startswith("targets."):
         return
-    prefix = key.rpartition(".")[0]
-    for each in fields(TargetSettings):
-        values.setdefault(f"{prefix}.{each.name}", each.default)
-        origins.setdefault(f"{prefix}.{each.name}", "default")
+    prefix = ".".join(key.split(".")[:2])
+    for name, each, _ in leaves(TargetSettings):
+        values.setdefault(f"{prefix}.{name}", each.default)
+        origins.setdefault(f"{prefix}.{name}", "default")
 
 
 def _from_file(path: Path) -> Iterator[tuple[str, Any, str]]:
@@ -135,7 +157,7 @@ def _flatten(table: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]
         key = f"{prefix}{name}"
         if key.startswith("targets.") and key.count(".") == 1 and value == {}:
             yield f"{key}.runtime", TargetSettings().runtime.value
-        elif isinstance(value, dict) and (value or key in _TABLES):
+        elif isinstance(value, dict) and (value or key in _TABLES or name in _SUB_TABLES):
             yield from _flatten(value, f"{key}.")
         else:
             yield key, value
@@ -157,7 +179,7 @@ def _settable_keys(document: Mapping[str, Any]) -> Iterator[str]:
     yield from _defaults()[0]
     targets = document.get("targets", {})
     for target in targets if isinstance(targets, dict) else ():
-        yield from (f"targets.{target}.{each.name}" for each in fields(TargetSettings))
+        yield from (f"targets.{target}.{name}" for name, _, _ in leaves(TargetSettings))
 
 
 def _variable(key: str) -> str:
@@ -173,19 +195,14 @@ def _from_flags(flags: Sequence[str]) -> Iterator[tuple[str, Any, str]]:
 
 
 def _build(values: Mapping[str, Any], root: Path) -> Settings:
-    sections = {
-        section: kind(**{each.name: values[f"{section}.{each.name}"] for each in fields(kind)})
-        for section, kind in _SECTIONS.items()
-    }
+    sections: dict[str, Any] = {section: built(kind, values, f"{section}.") for section, kind in _SECTIONS.items()}
     targets: dict[TargetName, TargetSettings] = {}
     for name in dict.fromkeys(key.split(".")[1] for key in values if key.startswith("targets.")):
         try:
             target = parse_target_name(name)
         except InvalidNameError as error:
             raise SettingsError(str(error)) from error
-        targets[target] = TargetSettings(
-            **{each.name: values[f"targets.{name}.{each.name}"] for each in fields(TargetSettings)}
-        )
+        targets[target] = built(TargetSettings, values, f"targets.{name}.")
     top = {name: values[name] for name in _TOP_LEVEL}
     if top["default_target"] and top["default_target"] not in targets:
         raise SettingsError(f"default_target {top['default_target']!r} is not among the targets")

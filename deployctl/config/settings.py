@@ -5,14 +5,18 @@ A duration is in seconds; in the file it may also be written as "90s" or "5m".
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+import typing
+from collections.abc import Iterator, Mapping
+from dataclasses import Field, dataclass, field, fields, is_dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from deployctl.domain.names import TargetName
 from deployctl.domain.revision import Routing
+from deployctl.domain.serving import PullPolicy
+
+T = TypeVar("T")
 
 # The mark of a float field that takes durations.
 DURATION = "duration"
@@ -22,6 +26,8 @@ class RuntimeName(StrEnum):
     """What runs a target's server."""
 
     PROCESS = "process"
+    DOCKER = "docker"
+    EXTERNAL = "external"
 
 
 def setting(doc: str, *, default: Any, kind: str = "") -> Any:
@@ -54,11 +60,64 @@ class LineageSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class DockerSettings:
+    """How a target's container is made, where `runtime` is "docker"."""
+
+    pull: PullPolicy = setting(
+        'When the image is pulled: "missing" (if the engine does not have it), "always" (at each `up`) or "never".',
+        default=PullPolicy.MISSING,
+    )
+    models_path: str = setting("Where the repository is mounted in the container, read-only.", default="/models")
+    restart: str = setting(
+        'What the engine does when the server ends: "no", "on-failure", "always" or "unless-stopped".',
+        default="unless-stopped",
+    )
+    memory: str = setting('Memory limit, such as "4g"; without swap. Empty: none.', default="")
+    cpus: str = setting('How many processors it may use, such as "1.5". Empty: all.', default="")
+    gpus: str = setting('GPUs: "all", a number, or "device=0,1". Empty: none.', default="")
+    network: str = setting("User-defined network to join. Empty: the engine's default bridge.", default="")
+    user: str = setting(
+        "User, and group, that the server runs as, such as `1000:1000`. Empty: who runs deployctl; where that is root, "
+        "the image's own user, or 65534:65534 where that is root too.",
+        default="",
+    )
+    environment: tuple[str, ...] = setting("Variables for the server, each NAME=VALUE.", default=())
+    mounts: tuple[str, ...] = setting(
+        "Further files and directories for the server, read-only, each SOURCE:PATH.", default=()
+    )
+    log_driver: str = setting("Log driver. Empty: the engine's default.", default="json-file")
+    log_options: tuple[str, ...] = setting(
+        "Options of the log driver, each NAME=VALUE.", default=("max-size=16m", "max-file=2")
+    )
+    tmp_size: str = setting("Size of the server's /tmp; the rest of its file system is read-only.", default="64m")
+
+
+@dataclass(frozen=True, slots=True)
+class ExternalSettings:
+    """A server that someone else runs, where `runtime` is "external"."""
+
+    models_path: str = setting("Where the server sees the repository. Empty: where deployctl sees it.", default="")
+    config_file: str = setting(
+        "The ModelServerConfig that the server starts from; deployctl replaces it. Empty: whoever runs the server "
+        "keeps that, and a restart loses what was changed.",
+        default="",
+    )
+    rest_url: str = setting(
+        "URL of the REST API, such as `https://serving.example.com`. Empty: made of `host` and `rest_port`.", default=""
+    )
+    tls: bool = setting("Whether gRPC is called with TLS.", default=False)
+    tls_ca_file: str = setting("Certificates to trust, in PEM. Empty: the system's.", default="")
+    tls_cert_file: str = setting("Certificate to show to the server, in PEM. Empty: none.", default="")
+    tls_key_file: str = setting("Private key of that certificate, in PEM.", default="")
+
+
+@dataclass(frozen=True, slots=True)
 class TargetSettings:
     """A named place that serves."""
 
     runtime: RuntimeName = setting(
-        'What runs the server: "process" is the embedded model server, a child process on this machine.',
+        'What runs the server: "process" is the embedded model server, a child process on this machine; "docker" a '
+        'container; "external" someone else.',
         default=RuntimeName.PROCESS,
     )
     routing: Routing = setting(
@@ -85,6 +144,12 @@ class TargetSettings:
         "How long to wait for another operation on this target.", default=10.0, kind=DURATION
     )
     server_args: tuple[str, ...] = setting("Further flags for the model server.", default=())
+    image: str = setting(
+        'Image of the container, where `runtime` is "docker"; by digest (`NAME@sha256:…`) it is always the same.',
+        default="tensorflow/serving:2.19.1",
+    )
+    docker: DockerSettings = field(default_factory=DockerSettings)
+    external: ExternalSettings = field(default_factory=ExternalSettings)
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,3 +181,27 @@ class Settings:
     def state_path(self) -> Path:
         """The absolute state directory."""
         return self.root / self.state_dir
+
+
+def leaves(owner: type, prefix: str = "") -> Iterator[tuple[str, Field[Any], Any]]:
+    """Yields dotted name, field and type of every setting of `owner`, those of its sub-tables included."""
+    types = typing.get_type_hints(owner)
+    for each in fields(owner):
+        kind = types[each.name]
+        if "doc" in each.metadata:
+            yield f"{prefix}{each.name}", each, kind
+        elif is_dataclass(kind):
+            yield from leaves(kind if isinstance(kind, type) else type(kind), f"{prefix}{each.name}.")
+
+
+def built(owner: type[T], values: Mapping[str, Any], prefix: str) -> T:
+    """Returns `owner` with the values of its settings, which `values` holds by dotted name after `prefix`."""
+    types = typing.get_type_hints(owner)
+    return owner(
+        **{
+            each.name: values[f"{prefix}{each.name}"]
+            if "doc" in each.metadata
+            else built(types[each.name], values, f"{prefix}{each.name}.")
+            for each in fields(owner)  # type: ignore[arg-type]
+        }
+    )

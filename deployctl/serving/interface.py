@@ -85,6 +85,15 @@ class ServingRuntime(abc.ABC):
     def down(self, *, timeout_s: float) -> bool:
         """Stops the server, letting requests in flight finish; returns whether there was one."""
 
+    def restart(self, config: ServingConfig, *, timeout_s: float) -> Endpoints:
+        """Stops the server and starts it with `config`, and returns once it answers for every model.
+
+        Raises:
+            PortTakenError, ServerStartError: as `up`.
+        """
+        self.down(timeout_s=timeout_s)
+        return self.up(config, timeout_s=timeout_s)
+
     @abc.abstractmethod
     def state(self, *, timeout_s: float) -> ServerState:
         """Returns what is known of the server; never raises for a server that is down."""

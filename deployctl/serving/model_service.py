@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol, TypeVar
 
 import grpc
@@ -15,7 +17,7 @@ import grpc
 from deployctl.domain.names import ModelName, VersionNumber
 from deployctl.domain.saved_model import Signature, TensorSpec
 from deployctl.domain.serving import ServingConfig, VersionState, VersionStatus
-from deployctl.errors import ServerError, ServerRefusedError, ServerUnavailableError
+from deployctl.errors import ServerError, ServerRefusedError, ServerTimedOutError, ServerUnavailableError, StorageError
 from deployctl.protos import saved_model_pb2, serving_pb2, tensor_pb2
 from deployctl.serving.config import to_proto
 from deployctl.serving.interface import ServedSpec
@@ -49,6 +51,27 @@ class _Call(Protocol[Request, Response]):
     def __call__(self, request: Request, *, timeout: float) -> Response: ...
 
 
+@dataclass(frozen=True, slots=True)
+class TlsFiles:
+    """What a connection with TLS needs, each in PEM; None for the system's authorities, or for no certificate."""
+
+    authorities: Path | None = None
+    certificate: Path | None = None
+    key: Path | None = None
+
+    def credentials(self) -> grpc.ChannelCredentials:
+        """Returns the files' content.
+
+        Raises:
+            StorageError: one of them cannot be read.
+        """
+        try:
+            content = [path.read_bytes() if path else None for path in (self.authorities, self.key, self.certificate)]
+        except OSError as error:
+            raise StorageError(f"cannot read {error.filename}: {error.strerror}") from error
+        return grpc.ssl_channel_credentials(*content)
+
+
 class ModelService:
     """A connection to one TensorFlow Serving; may be used from several threads, and is closed as a context manager.
 
@@ -56,14 +79,18 @@ class ModelService:
     ServerRefusedError with the server's code and words where it refuses.
     """
 
-    def __init__(self, address: str) -> None:
+    def __init__(self, address: str, *, tls: TlsFiles | None = None) -> None:
         """Makes the connection's object; it connects at the first call.
 
         Args:
             address: "HOST:PORT" of the gRPC port.
+            tls: None for a connection without TLS.
         """
         self._address = address
-        self._channel = grpc.insecure_channel(address, options=_CHANNEL_OPTIONS)
+        if tls is None:
+            self._channel = grpc.insecure_channel(address, options=_CHANNEL_OPTIONS)
+        else:
+            self._channel = grpc.secure_channel(address, tls.credentials(), options=_CHANNEL_OPTIONS)
         self._get_model_status = self._call(
             f"{_MODEL_SERVICE}/GetModelStatus",
             serving_pb2.GetModelStatusRequest.SerializeToString,
@@ -198,7 +225,7 @@ def _translated(address: str, error: grpc.RpcError, *, timeout_s: float) -> Serv
     code: grpc.StatusCode = error.code() if isinstance(error, grpc.Call) else grpc.StatusCode.UNKNOWN
     words: str = (error.details() if isinstance(error, grpc.Call) else None) or str(code.name)
     if code is grpc.StatusCode.DEADLINE_EXCEEDED:
-        return ServerUnavailableError(f"the model server at {address} did not answer within {timeout_s:g} s")
+        return ServerTimedOutError(f"the model server at {address} did not answer within {timeout_s:g} s")
     if code in _UNAVAILABLE:
         return ServerUnavailableError(f"nothing answers at {address}: {words}")
     return ServerRefusedError(address, code.name, words)

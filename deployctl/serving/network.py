@@ -12,13 +12,19 @@ from typing import TYPE_CHECKING
 from deployctl.domain.names import ModelName, TargetName, VersionNumber
 from deployctl.domain.saved_model import Signature
 from deployctl.domain.serving import Endpoints, ServingConfig, VersionStatus
-from deployctl.errors import ServerRefusedError, ServerUnavailableError, StorageError
+from deployctl.errors import (
+    ReloadStuckError,
+    ServerRefusedError,
+    ServerTimedOutError,
+    ServerUnavailableError,
+    StorageError,
+)
 from deployctl.files import write_durably
 from deployctl.serving.config import render
 from deployctl.serving.interface import Prediction, PredictionRequest, ServedSpec, ServingRuntime
 
 if TYPE_CHECKING:
-    from deployctl.serving.model_service import ModelService
+    from deployctl.serving.model_service import ModelService, TlsFiles
 
 logger = logging.getLogger(__name__)
 
@@ -48,8 +54,16 @@ class NetworkRuntime(ServingRuntime):
         """Returns where this machine has what the server sees as `served_path`, None where that is elsewhere."""
         return Path(served_path)
 
+    def _tls(self) -> TlsFiles | None:
+        """Returns what gRPC calls with TLS need, None where they go without."""
+        return None
+
     def close(self) -> None:
-        """Closes the connection to the server; the next call opens another."""
+        """Closes what is open; the next call opens it again."""
+        self._disconnect()
+
+    def _disconnect(self) -> None:
+        """Closes the connection to the server."""
         connection, self._connection = self._connection, None
         if connection is not None:
             connection[1].close()
@@ -62,6 +76,8 @@ class NetworkRuntime(ServingRuntime):
         try:
             with self._hints():
                 self._service().handle_reload_config(config, timeout_s=timeout_s)
+        except ServerTimedOutError as error:
+            raise ReloadStuckError(self._target, timeout_s) from error
         except ServerRefusedError as error:
             if _is_load_failure(error):
                 # Accepted, as far as a reload goes: the server tells so only of names that are new to it, and of
@@ -118,10 +134,10 @@ class NetworkRuntime(ServingRuntime):
 
         if self._connection is not None and self._connection[0] == address:
             return self._connection[1]
-        self.close()
+        self._disconnect()
         if not address:
             raise ServerUnavailableError(f"the server of {self._target} is not running")
-        self._connection = (address, ModelService(address))
+        self._connection = (address, ModelService(address, tls=self._tls()))
         return self._connection[1]
 
     @contextlib.contextmanager

@@ -34,7 +34,10 @@ pytestmark = pytest.mark.tensorflow
 both_protocols = pytest.mark.parametrize("grpc", [False, True], ids=["rest", "grpc"])
 
 
-@pytest.fixture(params=["process"])
+on_docker = pytest.param("docker", marks=[pytest.mark.docker, pytest.mark.xdist_group("docker")])
+
+
+@pytest.fixture(params=["process", on_docker])
 def place(request: pytest.FixtureRequest) -> Place:
     place: Place = request.getfixturevalue(f"{request.param}_place")
     return place

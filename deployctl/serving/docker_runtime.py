@@ -1,0 +1,567 @@
+"""The Docker runtime: TensorFlow Serving, or the embedded server, in a container that deployctl makes."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from pathlib import Path, PurePosixPath
+
+from deployctl.domain.duration import format_duration
+from deployctl.domain.names import ModelName
+from deployctl.domain.serving import (
+    Endpoints,
+    ServerCondition,
+    ServerState,
+    ServingConfig,
+    VersionState,
+    VersionStatus,
+)
+from deployctl.errors import (
+    BasePathNotVisibleError,
+    DeployctlError,
+    EngineError,
+    ReloadStuckError,
+    ServerError,
+    ServerExitedError,
+    ServerOutOfMemoryError,
+    ServerStartError,
+    ServerUnavailableError,
+    ServerUnhealthyError,
+    StorageError,
+)
+from deployctl.files import file_lock, sweep
+from deployctl.serving import ports
+from deployctl.serving.config import normal
+from deployctl.serving.docker import Engine
+from deployctl.serving.docker_options import (
+    CONFIG_NAME,
+    SERVING_ROLE,
+    TRIAL_ROLE,
+    ContainerFacts,
+    ContainerSpec,
+    DockerOptions,
+    ImageFacts,
+    container_spec,
+)
+from deployctl.serving.network import NetworkRuntime
+from deployctl.serving.server_log import ago
+
+_LOG_LINES_IN_ERRORS = 40
+_LOG_LINES_TO_SEARCH = 200
+_POLL_S = 0.05
+_LOOK_AT_LOG_S = 1.0
+_ANSWER_S = 5.0
+# After its server was asked to end: the same server is started again with what it served, or is of no use.
+_QUICK_STOP_S = 2.0
+_REVIVALS = 3
+_NOBODY = "65534:65534"
+_WILDCARDS = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}
+# file_system_storage_path_source.cc, and the embedded server's words.
+_NOT_SEEN = ("Could not find base path", "No versions of servable")
+# Exit codes of a server that was asked to end, or killed by hand.
+_ENDED_ON_REQUEST = frozenset({0, 137, 143})
+
+
+class DockerRuntime(NetworkRuntime):
+    """Serves from a container on the engine that the `docker` command would use.
+
+    The container is found by its labels, so nothing else records which one it is. It starts from the configuration
+    file in a directory that it has mounted, so that however it comes to be started it serves what was live.
+    """
+
+    def __init__(self, options: DockerOptions, announce: Callable[[str], None] = lambda text: None) -> None:
+        """Makes the runtime's object; the engine is first asked when something must be known.
+
+        Args:
+            options: how the container is made.
+            announce: hears of what takes the server away from its clients for a moment.
+        """
+        self._options = options
+        self._announce = announce
+        self._directory = options.directory
+        self._models_file = self._directory / "config" / CONFIG_NAME
+        self._connected: Engine | None = None
+        self._known: ContainerFacts | None = None
+        self._watched_since = datetime.now(UTC)
+        super().__init__(options.target, self._models_file)
+
+    def close(self) -> None:
+        """Closes the connections to the server and to the engine."""
+        super().close()
+        engine, self._connected = self._connected, None
+        if engine is not None:
+            engine.close()
+
+    def up(self, config: ServingConfig, *, timeout_s: float) -> Endpoints:
+        """Starts a container with `config`, or finds the running one, and returns once it answers for every model.
+
+        A running container that was made from other settings is replaced: by a new one that runs beside it, where
+        their ports differ; else by one that was tried on other ports before the old one is stopped.
+
+        Raises:
+            EngineUnavailableError, ImageMissingError: nothing was changed.
+        """
+        deadline = time.monotonic() + timeout_s
+        self._make_directory()
+        with self._lock("up", timeout_s=timeout_s):
+            spec = self._spec()
+            found = self._engine().containers(self._options.labels)
+            serving = _serving(found, spec)
+            for other in found:
+                if serving is None or other.id != serving.id:
+                    self._engine().remove(other)
+            if serving is None:
+                self._check_present(config)
+                self.persist(normal(config))
+                sweep(self._models_file)
+                made = self._start_new(spec, normal(config), deadline)
+            elif serving.spec == spec.digest:
+                made = self._await_answer(serving, deadline)
+            else:
+                made = self._replace(serving, spec, normal(config), deadline)
+            return self._remember(made)
+
+    def down(self, *, timeout_s: float) -> bool:
+        """Stops and removes the container: it may finish its requests for `timeout_s` seconds, then it is killed."""
+        found = self._engine().containers(self._options.labels)
+        if not found:
+            return False
+        self._make_directory()
+        with self._lock("down", timeout_s=timeout_s):
+            found = self._engine().containers(self._options.labels)
+            for container in found:
+                if container.running:
+                    self._engine().stop(container, timeout_s=timeout_s)
+                self._engine().remove(container)
+            self._known = None
+            self._disconnect()
+            return any(container.running for container in found)
+
+    def restart(self, config: ServingConfig, *, timeout_s: float) -> Endpoints:
+        """Restarts the container with `config`; where there is none, or of other settings, a new one is started."""
+        deadline = time.monotonic() + timeout_s
+        self._make_directory()
+        with self._lock("restart", timeout_s=timeout_s):
+            spec = self._spec()
+            serving = _serving(self._engine().containers(self._options.labels), spec)
+            if serving is not None and serving.spec == spec.digest:
+                self._check_present(config)
+                self.persist(normal(config))
+                self._engine().restart(serving, timeout_s=self._options.stop_timeout_s)
+                self._disconnect()
+                return self._remember(self._await_ready(serving, normal(config), deadline))
+        if serving is not None:
+            self.down(timeout_s=self._options.stop_timeout_s)
+        return self.up(config, timeout_s=max(1.0, deadline - time.monotonic()))
+
+    def state(self, *, timeout_s: float) -> ServerState:
+        """Returns what is known of the container; an engine that does not answer makes the server unreachable."""
+        try:
+            container = self._find()
+        except EngineError as error:
+            return ServerState(ServerCondition.UNREACHABLE, Endpoints("", ""), {"engine": str(error)})
+        if container is None:
+            return ServerState(ServerCondition.STOPPED, self._endpoints_of(None))
+        endpoints = self._endpoints_of(container)
+        if not container.running:
+            condition = ServerCondition.UNREACHABLE
+        else:
+            answers = bool(endpoints.grpc) and self._service_at(endpoints.grpc).answers(timeout_s=timeout_s)
+            condition = ServerCondition.READY if answers else ServerCondition.UNREACHABLE
+        image = self._engine().image_name(container.image_id)
+        return ServerState(condition, endpoints, self._detail(container, image), _identity(container, image))
+
+    def apply(self, config: ServingConfig, *, timeout_s: float) -> None:
+        """Writes `config`, then sends it; a server that has ended by itself is started with it.
+
+        Raises:
+            BasePathNotVisibleError: a version's directory is outside of what the container has mounted.
+            ServerOutOfMemoryError, ServerExitedError: it ended on account of `config`.
+        """
+        deadline = time.monotonic() + timeout_s
+        began = datetime.now(UTC)
+        try:
+            super().apply(config, timeout_s=timeout_s)
+        except ReloadStuckError as error:
+            raise self._unseen_in_log(began) or error from error
+        except ServerUnavailableError as error:
+            died = self._death(since=began)
+            if died is not None:
+                raise died from error
+            self._revive(config, error, deadline)
+            super().apply(config, timeout_s=max(1.0, deadline - time.monotonic()))
+        self._watched_since = began
+
+    def statuses(self, model: ModelName, *, timeout_s: float) -> tuple[VersionStatus, ...]:
+        """Returns every version of `model` that the server has seen; says so where the server has ended meanwhile."""
+        try:
+            return super().statuses(model, timeout_s=timeout_s)
+        except ServerUnavailableError as error:
+            raise self._death(since=self._watched_since) or error from error
+
+    def served_path(self, base_path: Path) -> str:
+        """Returns where the container has `base_path`, which is below the repository."""
+        relative = Path(os.path.abspath(base_path)).relative_to(os.path.abspath(self._options.repository))
+        return str(PurePosixPath(self._options.models_path, *relative.parts))
+
+    def logs(self, *, lines: int | None, since_s: float | None, follow: bool) -> Iterator[str]:
+        """Yields the log lines of the newest container, also of one that has ended."""
+        container = self._find()
+        if container is None:
+            return iter(())
+        since = None if since_s is None else ago(since_s)
+        return self._engine().logs(container, lines=lines, since=since, follow=follow)
+
+    def _local_path(self, served_path: str) -> Path | None:
+        path, mount = PurePosixPath(served_path), PurePosixPath(self._options.models_path)
+        if self._engine_is_elsewhere() or not path.is_relative_to(mount):
+            return None
+        return self._options.repository / path.relative_to(mount)
+
+    def _engine_is_elsewhere(self) -> bool:
+        return bool(os.environ.get("DOCKER_HOST", "").startswith(("ssh:", "tcp:")) and self._engine().host)
+
+    def _check_present(self, config: ServingConfig) -> None:
+        """Raises also where a directory is there, but not for the container: the server would wait for it for ever."""
+        super()._check_present(config)
+        repository = self._options.repository.resolve()
+        for model in config.models:
+            base_path = self._local_path(model.base_path)
+            for version in model.versions if base_path is not None else ():
+                found = Path(base_path or "", str(version)).resolve()
+                if not found.is_relative_to(repository):
+                    raise BasePathNotVisibleError(
+                        f"{model.name}@{version} is a link to {found}, which the container of {self._target} does "
+                        f"not see: only {repository} is mounted in it",
+                        hint=f"deployctl verify {model.name}@{version}",
+                    )
+
+    def _engine(self) -> Engine:
+        if self._connected is None:
+            self._connected = Engine()
+        return self._connected
+
+    def _lock(self, purpose: str, *, timeout_s: float) -> contextlib.AbstractContextManager[None]:
+        return file_lock(
+            self._directory / "server.lock",
+            what=f"the server of {self._target}",
+            holder=f"process {os.getpid()} (deployctl {purpose})",
+            timeout_s=timeout_s,
+        )
+
+    def _make_directory(self) -> None:
+        try:
+            self._models_file.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise StorageError(f"cannot make {self._models_file.parent}: {error.strerror}") from error
+
+    def _spec(self) -> ContainerSpec:
+        options = self._options
+        image = self._engine().image(options.image, options.pull)
+        return container_spec(options, image, default_user=default_user(image))
+
+    def _find(self) -> ContainerFacts | None:
+        """Returns the serving container, the newest where several are left, None where there is none."""
+        found = [each for each in self._engine().containers(self._options.labels) if each.role == SERVING_ROLE]
+        found.sort(key=lambda each: not each.running)
+        return found[0] if found else None
+
+    def _remember(self, container: ContainerFacts) -> Endpoints:
+        self._known = container
+        self._watched_since = datetime.now(UTC)
+        return self._endpoints_of(container)
+
+    def _start_new(
+        self, spec: ContainerSpec, config: ServingConfig, deadline: float, *, role: str = SERVING_ROLE
+    ) -> ContainerFacts:
+        """Makes and starts a container; one that did not become ready is left, stopped, for inspection."""
+        name = self._options.container_name if role == SERVING_ROLE else f"{self._options.container_name}-{role}"
+        published = (spec.rest_port, spec.grpc_port) if role == SERVING_ROLE else (0, 0)
+        container = self._engine().create(spec, name=name, role=role, ports=published)
+        try:
+            self._engine().start(container)
+        except BaseException:
+            # It never ran: there is nothing to inspect.
+            self._engine().remove(container)
+            raise
+        try:
+            ready = self._await_ready(container, config, deadline)
+        except BaseException:
+            self._disconnect()
+            self._engine().stop(container, timeout_s=_QUICK_STOP_S)
+            raise
+        if role == SERVING_ROLE:
+            # Only now: one that cannot start would be started again and again.
+            self._engine().keep_running(container, spec.restart)
+        return ready
+
+    def _replace(
+        self, old: ContainerFacts, spec: ContainerSpec, config: ServingConfig, deadline: float
+    ) -> ContainerFacts:
+        if _ports_differ(old, spec):
+            self._engine().rename(old, f"{old.name}-old-{old.id[:6]}")
+            self._announce(f"{self._target}: its settings have changed; a new container starts beside the old one")
+            made = self._start_new(spec, config, deadline)
+            self._end(old)
+            return made
+        self._announce(
+            f"{self._target}: its settings have changed and its ports have not, so that the old container must stop "
+            f"before the new one starts; the new one is tried on other ports first"
+        )
+        trial = self._start_new(spec, config, deadline, role=TRIAL_ROLE)
+        self._engine().remove(trial)
+        self._disconnect()
+        return self._swap(old, spec, config, deadline)
+
+    def _swap(self, old: ContainerFacts, spec: ContainerSpec, config: ServingConfig, deadline: float) -> ContainerFacts:
+        self._engine().rename(old, f"{old.name}-old-{old.id[:6]}")
+        self._engine().stop(old, timeout_s=self._options.stop_timeout_s)
+        stopped = time.monotonic()
+        try:
+            made = self._start_new(spec, config, deadline)
+        except BaseException:
+            self._engine().start(old)
+            self._await_ready(old, config, time.monotonic() + _ANSWER_S * 4)
+            self._announce(f"{self._target}: the old container serves again after {_since(stopped)} without a server")
+            raise
+        self._announce(f"{self._target}: {_since(stopped)} passed without a server")
+        self._engine().remove(old)
+        return made
+
+    def _end(self, container: ContainerFacts) -> None:
+        self._engine().stop(container, timeout_s=self._options.stop_timeout_s)
+        self._engine().remove(container)
+
+    def _await_ready(self, container: ContainerFacts, config: ServingConfig, deadline: float) -> ContainerFacts:
+        """Returns the container as it is once it answers for every model of `config`."""
+        began, pause = datetime.now(UTC), threading.Event()
+        look_at_log = time.monotonic() + _LOOK_AT_LOG_S
+        while True:
+            container = self._engine().inspect(container.id)
+            if container.status in {"exited", "dead"}:
+                raise self._exited(container)
+            if container.status == "running" and self._ready(container, config, deadline):
+                return container
+            if time.monotonic() >= look_at_log:
+                look_at_log += _LOOK_AT_LOG_S
+                if (unseen := self._unseen_in_log(began, container)) is not None:
+                    raise unseen
+            if time.monotonic() >= deadline:
+                raise ServerStartError(
+                    f"the server of {self._target} was not ready in time",
+                    log=self._log_tail(container),
+                    hint=f"deployctl logs {self._target}",
+                )
+            pause.wait(_POLL_S)
+
+    def _await_answer(self, container: ContainerFacts, deadline: float) -> ContainerFacts:
+        if container.status == "paused":
+            raise self._unhealthy(container)
+        try:
+            return self._await_ready(container, ServingConfig(), deadline)
+        except ServerStartError as error:
+            if isinstance(error, ServerExitedError):
+                raise
+            raise self._unhealthy(container) from error
+
+    def _unhealthy(self, container: ContainerFacts) -> ServerUnhealthyError:
+        health = f" ({container.health})" if container.health else ""
+        return ServerUnhealthyError(
+            f"container {container.id[:12]} of {self._target} is {container.status}{health} and does not answer",
+            hint=f"deployctl restart {self._target}",
+        )
+
+    def _ready(self, container: ContainerFacts, config: ServingConfig, deadline: float) -> bool:
+        endpoints = self._endpoints_of(container)
+        left = max(0.01, min(_ANSWER_S, deadline - time.monotonic()))
+        # The engine's proxy takes connections before the server does, so only an answer counts.
+        if not endpoints.grpc or not _rest_answers(endpoints.rest, timeout_s=left):
+            return False
+        service = self._service_at(endpoints.grpc)
+        try:
+            if not config.models:
+                return service.answers(timeout_s=left)
+            return all(
+                any(
+                    each.state is VersionState.AVAILABLE
+                    for each in service.get_model_status(model.name, timeout_s=left)
+                )
+                for model in config.models
+            )
+        except ServerUnavailableError:
+            return False
+
+    def _exited(self, container: ContainerFacts) -> ServerError:
+        if container.oom_killed:
+            return self._out_of_memory(container)
+        return ServerExitedError(
+            f"the server of {self._target} ended with exit code {container.exit_code} before it was ready; container "
+            f"{container.id[:12]} is kept until the next `deployctl up {self._target}`",
+            container.exit_code,
+            log=self._log_tail(container),
+            hint=f"deployctl logs {self._target}",
+        )
+
+    def _out_of_memory(self, container: ContainerFacts) -> ServerOutOfMemoryError:
+        limit = _size(container.memory_limit) if container.memory_limit else "none: the machine itself ran out"
+        return ServerOutOfMemoryError(self._target, limit, f"targets.{self._target}.docker.memory")
+
+    def _log_tail(self, container: ContainerFacts) -> tuple[str, ...]:
+        with contextlib.suppress(EngineError):
+            return tuple(self._engine().logs(container, lines=_LOG_LINES_IN_ERRORS, since=None, follow=False))
+        return ()
+
+    def _unseen_in_log(
+        self, since: datetime, container: ContainerFacts | None = None
+    ) -> BasePathNotVisibleError | None:
+        """Returns the error where the server says that a directory, which is there, is not."""
+        container = container or self._find()
+        if container is None:
+            return None
+        lines = self._engine().logs(container, lines=_LOG_LINES_TO_SEARCH, since=since, follow=False)
+        words = next((line for line in lines if any(each in line for each in _NOT_SEEN)), None)
+        if words is None:
+            return None
+        return BasePathNotVisibleError(
+            f"the server of {self._target} cannot see in its container what is in {self._options.repository}: {words}",
+            hint=f"deployctl doctor   (after mending it: deployctl restart {self._target})",
+        )
+
+    def _death(self, *, since: datetime) -> DeployctlError | None:
+        """Returns why the server ended since then, None where it did not."""
+        try:
+            container = self._find()
+            deaths = self._engine().deaths(container, since=since) if container is not None else ()
+        except EngineError as error:
+            return error
+        if container is None or not deaths:
+            return None
+        if container.oom_killed or "oom" in deaths:
+            return self._out_of_memory(container)
+        status = int(deaths[-1].rpartition(" ")[2])
+        return ServerExitedError(
+            f"the server of {self._target} ended with exit code {status}",
+            status,
+            log=self._log_tail(container),
+            hint=f"deployctl logs {self._target}",
+        )
+
+    def _revive(self, config: ServingConfig, cause: ServerUnavailableError, deadline: float) -> None:
+        """Returns once a server that ended by itself answers again; its file holds `config` already.
+
+        A server that a person has stopped stays stopped.
+        """
+        starts = 0
+        while True:
+            container = self._find()
+            if container is None or container.status in {"created", "paused"}:
+                raise cause
+            if container.status != "running":
+                by_itself = container.status == "restarting" or container.exit_code not in _ENDED_ON_REQUEST
+                if starts == _REVIVALS or not (
+                    by_itself or self._engine().deaths(container, since=self._watched_since)
+                ):
+                    raise self._exited(container) if starts else cause
+                # What waits to be started by the engine has read the file before it was written.
+                self._engine().restart(container, timeout_s=_QUICK_STOP_S)
+                starts += 1
+            try:
+                self._disconnect()
+                self._await_ready(container, config, deadline)
+            except ServerExitedError:
+                continue
+            except ServerStartError as error:
+                raise cause from error
+            return
+
+    def _detail(self, container: ContainerFacts, image: ImageFacts | None) -> dict[str, str]:
+        detail = {"container": f"{container.id[:12]} ({container.status})", "image": self._options.image}
+        if image is not None:
+            detail["digest"] = image.digest
+        if container.health:
+            detail["health"] = container.health
+        if not container.running:
+            detail["ended"] = "OOMKilled" if container.oom_killed else f"exit code {container.exit_code}"
+            return detail
+        detail["uptime"] = format_duration(
+            max(0.0, (datetime.now(UTC) - datetime.fromisoformat(container.started_at)).total_seconds())
+        )
+        detail["restarts"] = str(container.restarts)
+        with contextlib.suppress(EngineError):
+            limit = f" of {_size(container.memory_limit)}" if container.memory_limit else ""
+            detail["memory"] = f"{_size(self._engine().memory_bytes(container))}{limit}"
+        return detail
+
+    def _endpoints(self) -> Endpoints:
+        if self._known is None or self._options.rest_port == 0 or self._options.grpc_port == 0:
+            self._known = self._find()
+        return self._endpoints_of(self._known) if self._known is not None else Endpoints("", "")
+
+    def _endpoints_of(self, container: ContainerFacts | None) -> Endpoints:
+        if container is None:
+            options = self._options
+            rest = (options.host, options.rest_port) if options.rest_port else None
+            grpc = (options.host, options.grpc_port) if options.grpc_port else None
+        else:
+            rest, grpc = container.rest_address, container.grpc_address
+        return Endpoints(f"http://{self._reached(rest)}" if rest else "", self._reached(grpc) if grpc else "")
+
+    def _reached(self, address: tuple[str, int]) -> str:
+        """Returns where this machine reaches what the engine's machine has published."""
+        host, port = address
+        if self._connected is not None and host in _WILDCARDS:
+            host = self._connected.host or host
+        host = _WILDCARDS.get(host, host)
+        return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def default_user(image: ImageFacts) -> str:
+    """Returns who the server runs as where the settings name nobody: who may read the repository, and never root."""
+    if os.geteuid():
+        return f"{os.geteuid()}:{os.getegid()}"
+    return _NOBODY if image.user.partition(":")[0] in {"", "0", "root"} else image.user
+
+
+def _serving(found: list[ContainerFacts], spec: ContainerSpec) -> ContainerFacts | None:
+    """Returns the running container to go on with: where a replacement was interrupted, the one as wanted."""
+    running = [each for each in found if each.running and each.role == SERVING_ROLE]
+    running.sort(key=lambda each: each.spec != spec.digest)
+    return running[0] if running else None
+
+
+def _ports_differ(old: ContainerFacts, spec: ContainerSpec) -> bool:
+    held = {address[1] for address in (old.rest_address, old.grpc_address) if address is not None}
+    return not {port for port in (spec.rest_port, spec.grpc_port) if port} & held
+
+
+def _identity(container: ContainerFacts, image: ImageFacts | None) -> dict[str, str]:
+    return {"container": container.id, "image": container.image_id, "digest": image.digest if image else ""}
+
+
+def _rest_answers(endpoint: str, *, timeout_s: float) -> bool:
+    import http.client
+
+    host, _, port = endpoint.removeprefix("http://").rpartition(":")
+    if not port or not ports.accepts(host.strip("[]"), int(port), timeout_s=timeout_s):
+        return False
+    connection = http.client.HTTPConnection(host.strip("[]"), int(port), timeout=timeout_s)
+    try:
+        connection.request("GET", "/v1/models/-")
+        connection.getresponse().read()
+    except (OSError, http.client.HTTPException):
+        return False
+    finally:
+        connection.close()
+    return True
+
+
+def _since(moment: float) -> str:
+    return format_duration(time.monotonic() - moment)
+
+
+def _size(count: int) -> str:
+    return f"{count / 2**20:.0f} MiB" if count < 2**30 else f"{count / 2**30:.1f} GiB"

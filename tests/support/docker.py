@@ -1,0 +1,227 @@
+"""A Docker engine and the model server's image for tests; and the engine's start and end on a machine without one.
+
+    python -m tests.support.docker up      an engine answers afterwards, and has the image
+    python -m tests.support.docker down    the engine that `up` started has ended, its data are gone
+
+Tests use whatever engine answers, and skip without one, unless DEPLOYCTL_REQUIRE names docker. `up` installs an engine
+where there is none, as root and with apt.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from threading import Event
+from typing import Any
+
+import pytest
+
+from deployctl.domain.names import TargetName
+from deployctl.serving.docker_options import DockerOptions
+from tests.support.model_server import ROOT
+from tests.support.serving import Place
+
+_CHECKOUT = hashlib.sha256(str(ROOT).encode()).hexdigest()[:8]
+_ENGINE_DIRECTORY = Path(tempfile.gettempdir(), f"deployctl-engine-{_CHECKOUT}")
+_READY_S = 60.0
+_BUILD_S = 600.0
+# All that the image is made of.
+_INPUTS = (
+    "deploy/model-server",
+    "deployctl/__init__.py",
+    "deployctl/errors.py",
+    "deployctl/domain",
+    "deployctl/modelserver",
+    "deployctl/protos",
+    "constraints.txt",
+)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--serving-image", default="", help="Image for Docker tests; default: one built from deploy/.")
+
+
+@pytest.fixture(scope="session")
+def docker_engine() -> Any:
+    """The client of an engine that answers."""
+    import docker
+
+    try:
+        client = docker.from_env(timeout=120)
+        client.ping()
+    except docker.errors.DockerException as error:
+        if "docker" in os.environ.get("DEPLOYCTL_REQUIRE", "").split(","):
+            pytest.fail(f"no Docker engine answers: {error}")
+        pytest.skip(f"no Docker engine answers: {error}")
+    yield client
+    client.close()
+
+
+@pytest.fixture(scope="session")
+def serving_image(docker_engine: Any, request: pytest.FixtureRequest) -> str:
+    """The image that serves in tests."""
+    chosen = str(request.config.getoption("--serving-image"))
+    return chosen or build_image()
+
+
+@dataclass(frozen=True)
+class DockerPlace(Place):
+    """A target in a container; `options` are what it is made from."""
+
+    options: DockerOptions
+
+    def changed(self, **settings: Any) -> Any:
+        """Another runtime of the same target, with other settings, as after an edit of the settings file."""
+        from deployctl.serving.docker_runtime import DockerRuntime
+
+        return DockerRuntime(replace(self.options, **settings))
+
+
+@pytest.fixture
+def docker_place(tmp_path: Path, serving_image: str) -> Iterator[DockerPlace]:
+    """A target on the engine; its containers end with the test."""
+    from deployctl.serving.docker_runtime import DockerRuntime
+
+    models = tmp_path / "models"
+    models.mkdir()
+    options = DockerOptions(
+        target=TargetName("local"),
+        state_dir=tmp_path / "state",
+        repository=models,
+        image=serving_image,
+        rest_port=0,
+        grpc_port=0,
+        extra_args=("--max_num_load_retries=0",),
+    )
+    _let_in(tmp_path)
+    made: list[DockerRuntime] = []
+
+    def make() -> DockerRuntime:
+        made.append(DockerRuntime(options))
+        return made[-1]
+
+    yield DockerPlace(make(), models, make, options)
+    with contextlib.suppress(PermissionError):
+        make().down(timeout_s=2)
+    for runtime in made:
+        runtime.close()
+
+
+def _let_in(directory: Path) -> None:
+    """Lets the container's user, who is not root, pass through pytest's directories to `directory`."""
+    for path in (directory, *directory.parents):
+        if (
+            path.owner() == directory.owner()
+            and path != Path(tempfile.gettempdir())
+            and not path.stat().st_mode & 0o001
+        ):
+            path.chmod(path.stat().st_mode | 0o011)
+
+
+def image_tag() -> str:
+    """The tag of the image that is built from the checkout as it is now."""
+    digest = hashlib.sha256()
+    for name in _INPUTS:
+        path = ROOT / name
+        for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
+            if file.is_file() and "__pycache__" not in file.parts:
+                digest.update(f"{file.relative_to(ROOT)}\0".encode() + file.read_bytes())
+    return f"deployctl/model-server:test-{digest.hexdigest()[:12]}"
+
+
+def build_image() -> str:
+    """Builds the image unless the engine has it; pytest's workers wait for the one that builds it."""
+    tag = image_tag()
+    with open(Path(tempfile.gettempdir(), f"deployctl-image-{_CHECKOUT}.lock"), "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if subprocess.run(["docker", "image", "inspect", tag], capture_output=True, timeout=60).returncode:
+            subprocess.run(
+                [ROOT / "deploy" / "model-server" / "build.sh", tag],
+                env={**os.environ, "PYTHON": sys.executable},
+                check=True,
+                timeout=_BUILD_S,
+            )
+    return tag
+
+
+def start_engine() -> None:
+    """Starts an engine unless one answers, with its data below the temporary directory."""
+    if _answers():
+        return
+    if shutil.which("dockerd") is None:
+        subprocess.run(["apt-get", "update", "-qq"], check=True, timeout=_BUILD_S)
+        packages = ["docker.io", "iptables", "debootstrap"]
+        subprocess.run(
+            ["apt-get", "install", "-y", "-qq", "--no-install-recommends", *packages], check=True, timeout=_BUILD_S
+        )
+    _ENGINE_DIRECTORY.mkdir(exist_ok=True)
+    command = [
+        "dockerd",
+        "--data-root",
+        str(_ENGINE_DIRECTORY / "root"),
+        "--exec-root",
+        str(_ENGINE_DIRECTORY / "exec"),
+    ]
+    with open(_ENGINE_DIRECTORY / "log", "ab") as log:
+        engine = subprocess.Popen(
+            [*command, "--pidfile", str(_pid_file())], stdout=log, stderr=log, start_new_session=True
+        )
+    _await(_answers, f"the engine does not answer; see {_ENGINE_DIRECTORY / 'log'}", lambda: engine.poll() is not None)
+
+
+def stop_engine() -> None:
+    """Ends the engine that `start_engine` started, and removes what it holds."""
+    try:
+        number = int(_pid_file().read_text())
+    except FileNotFoundError:
+        return
+    listed = subprocess.run(["docker", "ps", "-aq"], capture_output=True, text=True, timeout=60, check=True)
+    if listed.stdout.split():
+        subprocess.run(["docker", "rm", "-f", *listed.stdout.split()], capture_output=True, timeout=120, check=True)
+    os.kill(number, signal.SIGTERM)
+    _await(lambda: not Path("/proc", str(number)).exists(), f"the engine, process {number}, does not end")
+    shutil.rmtree(_ENGINE_DIRECTORY, ignore_errors=True)
+
+
+def _pid_file() -> Path:
+    return _ENGINE_DIRECTORY / "pid"
+
+
+def _answers() -> bool:
+    if shutil.which("docker") is None:
+        return False
+    return subprocess.run(["docker", "info"], capture_output=True, timeout=60).returncode == 0
+
+
+def _await(condition: Callable[[], bool], problem: str, hopeless: Callable[[], bool] = lambda: False) -> None:
+    deadline = time.monotonic() + _READY_S
+    while not condition():
+        if hopeless() or time.monotonic() > deadline:
+            raise TimeoutError(problem)
+        Event().wait(0.2)
+
+
+def main(verb: str) -> None:
+    """Does what the module's text says."""
+    if verb == "up":
+        start_engine()
+        sys.stdout.write(f"{build_image()}\n")
+    elif verb == "down":
+        stop_engine()
+    else:
+        sys.exit(f"{verb!r} is not up or down")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
