@@ -49,6 +49,8 @@ class BringUp:
         rollout = Rollout(self.target, self.context)
         with rollout.locked(f"up {self.target.name}"):
             was = self.target.runtime.state(timeout_s=CALL_TIMEOUT_S)
+            for model, revision in self.target.recorded().items():
+                rollout.fetch(model, revision.desired)
             endpoints = self.target.runtime.up(self.target.recorded_config(), timeout_s=timeout_s)
             running = was.condition is ServerCondition.READY
             if running:

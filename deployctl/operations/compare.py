@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from deployctl.domain.clock import Observer
 from deployctl.domain.comparison import Change, file_changes, op_changes, signature_changes
 from deployctl.domain.manifest import Manifest
 from deployctl.domain.names import ModelName, VersionNumber
@@ -50,7 +51,7 @@ def show(
         VersionNotFoundError: there is no such version.
         InvalidModelError: its SavedModel does not parse.
     """
-    path = repository.local_path(model, version)
+    path = repository.ensure_local(model, version, Observer())
     return VersionDetail(model, version, path, repository.manifest(model, version), reader.read(path))
 
 

@@ -44,11 +44,10 @@ class Verified:
 
 def list_models(repository: ModelRepository) -> tuple[ListedModel, ...]:
     """Returns the models of the repository, in name order."""
-    listed = []
-    for model in repository.models():
-        versions = repository.versions(model)
-        listed.append(ListedModel(model, versions[-1] if versions else None, len(versions)))
-    return tuple(listed)
+    return tuple(
+        ListedModel(model, versions[-1] if versions else None, len(versions))
+        for model, versions in repository.catalogue().items()
+    )
 
 
 def list_versions(repository: ModelRepository, lineage: LineageStore, model: ModelName) -> tuple[ListedVersion, ...]:
@@ -109,7 +108,7 @@ class Adopt:
             ModelNotFoundError: the repository has none.
             InvalidModelError: a version is one that no server could serve; the ones before it are adopted.
         """
-        versions = self.repository.versions(model)
+        versions = sorted({*self.repository.versions(model), *self.repository.adoptable(model)})
         if not versions:
             raise ModelNotFoundError(model)
         adopted, known = [], []

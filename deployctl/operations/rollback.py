@@ -128,7 +128,9 @@ class Rollback:
             raise RevisionNotFoundError(
                 f"{where} has no {wanted}", hint=f"deployctl history {request.model} --target {self.target.name}"
             )
-        if version not in self.target.repository.versions(request.model):
+        repository = self.target.repository
+        # What is on this machine needs no store, which may be what is down.
+        if not repository.is_local(request.model, version) and version not in repository.versions(request.model):
             raise VersionNotFoundError(request.model, version)
         return goal, version
 

@@ -19,13 +19,13 @@ from deployctl.errors import (
     DegradedError,
     DeployctlError,
     InvalidRequestError,
-    ManifestError,
     NotFoundError,
     PreconditionError,
     RestoredError,
     ServerError,
     ServerRefusedError,
     ServerUnavailableError,
+    VersionNotFoundError,
 )
 from deployctl.operations.context import Context, Deadline
 from deployctl.operations.target import Target
@@ -37,10 +37,11 @@ RESTORE_TIMEOUT_S = 60.0
 
 
 class RolloutClass(StrEnum):
-    """How far the bytes are from serving: loaded already, or on local disk."""
+    """How far the bytes are from serving: loaded already, on local disk, or to be fetched."""
 
     HOT = "hot"
     WARM = "warm"
+    COLD = "cold"
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,22 +116,25 @@ class Rollout:
             )
 
     def classify(self, model: ModelName, version: VersionNumber) -> RolloutClass:
-        """Returns whether the server has the version loaded now."""
-        loaded = self._available(model)
-        return RolloutClass.HOT if version in loaded else RolloutClass.WARM
+        """Returns whether the server has the version loaded now, and if not, whether its bytes are here."""
+        if version in self._available(model):
+            return RolloutClass.HOT
+        return RolloutClass.WARM if self.target.repository.is_local(model, version) else RolloutClass.COLD
 
     def __call__(self, change: Change, before: Desired, after: Desired) -> Rolled:
         """Makes `after` serve instead of `before`; must run inside `locked`.
 
         Raises:
             ServerUnavailableError: the server does not answer; nothing changed.
-            StorageError: a directory of a version that the target serves is gone; nothing changed.
+            StorageError: a directory of a version that the target serves is gone, or a version could not be fetched;
+                nothing changed.
             RestoredError: it failed, or was interrupted, and `before` serves again.
             DegradedError: it failed, and `before` could not be verified to serve.
         """
         self.require_ready()
-        self._config(change.model, together(before, after))
         rollout_class = self.classify(change.model, change.version)
+        self.fetch(change.model, together(before, after))
+        self._config(change.model, together(before, after))
         number = self._record_pending(change, before, after)
         evidence: dict[str, Any] = {"class": rollout_class.value}
         try:
@@ -161,21 +165,20 @@ class Rollout:
                 f"the server of {self.target.name} is {state.condition.value}", hint=f"deployctl up {self.target.name}"
             )
 
+    def fetch(self, model: ModelName, desired: Desired) -> None:
+        """Brings to this machine what is not here yet, before anything is recorded or changed."""
+        repository = self.target.repository
+        for version in desired.versions:
+            if not repository.is_local(model, version):
+                # What is nowhere is missed by name when the configuration is made.
+                with suppress(VersionNotFoundError):
+                    repository.ensure_local(model, version, self.context.observer)
+
     def _verify_bytes(self, change: Change, rollout_class: RolloutClass) -> None:
         # What is loaded already was verified when it was loaded, and an incident does not wait for hashing.
         if rollout_class is RolloutClass.HOT:
             return
-        repository = self.target.repository
-        manifest = repository.manifest(change.model, change.version)
-        if manifest is None:
-            return
-        problems = repository.verify(manifest, self.context.observer)
-        if problems:
-            worst = problems[0]
-            raise ManifestError(
-                f"{change.model}@{change.version} does not match its manifest: {worst.path} is {worst.problem}",
-                hint=f"deployctl verify {change.model}@{change.version}",
-            )
+        self.target.repository.ensure_local(change.model, change.version, self.context.observer, rehash=True)
 
     def _load(self, change: Change, before: Desired, after: Desired, evidence: dict[str, Any]) -> None:
         started = self.context.clock.monotonic()

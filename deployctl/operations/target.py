@@ -58,7 +58,7 @@ class Target:
         return self.config({model: revision.desired for model, revision in self.recorded().items()})
 
     def _check_present(self, model: ModelName, state: Desired) -> None:
-        missing = set(state.versions) - set(self.repository.versions(model))
+        missing = {version for version in state.versions if not self.repository.is_local(model, version)}
         if missing:
             raise StorageError(
                 f"{model}@{min(missing)} should be served on {self.name}, but its directory is gone from "

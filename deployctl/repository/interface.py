@@ -160,12 +160,12 @@ class ModelRepository(abc.ABC):
     ) -> Path:
         """Returns the directory of the version on this machine, after fetching and verifying what is not there yet.
 
-        With `rehash`, a copy that was fetched earlier is read again, and replaced where it is damaged.
-        What is there already needs no store. A repository that is on this machine has nothing to fetch.
+        What is there already needs no store. With `rehash`, every byte of it is read again, and a fetched copy that
+        is damaged is replaced.
 
         Raises:
             VersionNotFoundError: there is no such version.
-            ManifestError: the store's own bytes disagree with the manifest.
+            ManifestError: bytes disagree with the manifest, and there are no others.
             DiskFullError: there is no room.
         """
 

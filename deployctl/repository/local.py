@@ -170,9 +170,17 @@ class LocalModelRepository(ModelRepository):
     def ensure_local(
         self, model: ModelName, version: VersionNumber, observer: Observer, *, rehash: bool = False
     ) -> Path:
-        """See `ModelRepository.ensure_local`; there is nothing to fetch, and `verify` tells what is damaged."""
-        del observer, rehash
-        return self.local_path(model, version)
+        """See `ModelRepository.ensure_local`; there is nothing to fetch, nor anything to replace what is damaged."""
+        path = self.local_path(model, version)
+        manifest = self.manifest(model, version) if rehash else None
+        problems = self.verify(manifest, observer) if manifest is not None else ()
+        if problems:
+            worst = problems[0]
+            raise ManifestError(
+                f"{model}@{version} does not match its manifest: {worst.path} is {worst.problem}",
+                hint=f"deployctl verify {model}@{version}",
+            )
+        return path
 
     def base_path(self, model: ModelName) -> Path:
         """See `ModelRepository.base_path`."""

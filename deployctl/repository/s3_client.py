@@ -328,7 +328,8 @@ class S3Store:
         if self.options.storage_class:
             extras["StorageClass"] = self.options.storage_class
         if self.options.tags:
-            extras["Tagging"] = urlencode([(name, value) for name, _, value in (tag.partition("=") for tag in self.options.tags)])
+            pairs = (tag.partition("=") for tag in self.options.tags)
+            extras["Tagging"] = urlencode([(name, value) for name, _, value in pairs])
         return extras
 
 
