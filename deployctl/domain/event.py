@@ -27,6 +27,12 @@ class EventKind(StrEnum):
     REVISION_PENDING = "revision.pending"
     REVISION_SERVING = "revision.serving"
     REVISION_FAILED = "revision.failed"
+    TARGET_FROZEN = "target.frozen"
+    TARGET_UNFROZEN = "target.unfrozen"
+    VERSION_QUARANTINED = "version.quarantined"
+    VERSION_RELEASED = "version.released"
+    VERSION_VALIDATED = "version.validated"
+    REVISION_REVIEWED = "revision.reviewed"
 
 
 @dataclass(frozen=True, slots=True)

@@ -81,6 +81,7 @@ class Revision:
         recorded_at: when it became pending.
         settled_at: when it became serving or failed, None while pending.
         evidence: JSON values: what showed that it serves, or why it failed.
+        reviewed_at: when somebody looked at a change made past a gate or a freeze, None if nobody has.
     """
 
     target: TargetName
@@ -97,6 +98,7 @@ class Revision:
     settled_at: datetime | None = None
     restores: int | None = None
     evidence: Mapping[str, Any] = field(default_factory=dict)
+    reviewed_at: datetime | None = None
 
 
 def revision_to_json(revision: Revision) -> dict[str, Any]:
@@ -117,6 +119,7 @@ def revision_to_json(revision: Revision) -> dict[str, Any]:
         "settled_at": None if revision.settled_at is None else format_time(revision.settled_at),
         "restores": revision.restores,
         "evidence": dict(revision.evidence),
+        "reviewed_at": None if revision.reviewed_at is None else format_time(revision.reviewed_at),
     }
 
 
@@ -142,4 +145,5 @@ def revision_from_json(document: Mapping[str, Any]) -> Revision:
         settled_at=None if settled_at is None else parse_time(settled_at),
         restores=document["restores"],
         evidence=document["evidence"],
+        reviewed_at=None if document["reviewed_at"] is None else parse_time(document["reviewed_at"]),
     )

@@ -12,14 +12,33 @@ from deployctl.domain.revision import RevisionState
 from deployctl.errors import ConcurrentChangeError, RevisionNotFoundError
 from deployctl.lineage.projections import (
     Effect,
+    Frozen,
+    Quarantined,
+    Released,
     RevisionOpened,
+    RevisionReviewed,
     RevisionSettled,
     TargetChanged,
+    Unfrozen,
+    Validated,
     VersionRecorded,
     canonical_json,
 )
-from deployctl.lineage.rows import revision_to_row, version_to_row
-from deployctl.lineage.tables import manifests, metrics, models, revisions, sources, tags, targets, versions
+from deployctl.lineage.rows import freeze_to_row, quarantine_to_row, revision_to_row, verdict_to_row, version_to_row
+from deployctl.lineage.tables import (
+    folded,
+    freezes,
+    manifests,
+    metrics,
+    models,
+    quarantines,
+    revisions,
+    sources,
+    tags,
+    targets,
+    verdicts,
+    versions,
+)
 
 
 def fold(connection: Connection, effect: Effect, sequence: int) -> None:
@@ -29,6 +48,8 @@ def fold(connection: Connection, effect: Effect, sequence: int) -> None:
         ConcurrentChangeError: it opens a revision whose number is taken.
         RevisionNotFoundError: it settles a revision that was never opened.
     """
+    connection.execute(delete(folded))
+    connection.execute(insert(folded), {"sequence": sequence})
     match effect:
         case VersionRecorded():
             _record_version(connection, effect, sequence)
@@ -38,6 +59,22 @@ def fold(connection: Connection, effect: Effect, sequence: int) -> None:
             _open_revision(connection, effect, sequence)
         case RevisionSettled():
             _settle_revision(connection, effect, sequence)
+        case RevisionReviewed():
+            _review_revision(connection, effect)
+        case Frozen(freeze):
+            _lift(connection, freeze.target, freeze.model)
+            connection.execute(insert(freezes), freeze_to_row(freeze, sequence))
+        case Unfrozen(target, model):
+            _lift(connection, target, model)
+        case Quarantined(quarantine):
+            connection.execute(delete(quarantines).where(quarantines.c.digest == quarantine.digest))
+            connection.execute(insert(quarantines), quarantine_to_row(quarantine, sequence))
+        case Released(digest):
+            connection.execute(delete(quarantines).where(quarantines.c.digest == digest))
+        case Validated(records):
+            for record in records:
+                connection.execute(delete(verdicts).where(verdicts.c.key == record.key))
+                connection.execute(insert(verdicts), verdict_to_row(record, sequence))
         case _:
             assert_never(effect)
 
@@ -144,3 +181,16 @@ def _settle_revision(connection: Connection, settled: RevisionSettled, sequence:
     # Two statements: the index that allows one current revision must hold between them too.
     connection.execute(update(revisions).where(of_pair, revisions.c.is_current.is_(True)).values(is_current=False))
     connection.execute(update(revisions).where(of_pair, revisions.c.number == current).values(is_current=True))
+
+
+def _review_revision(connection: Connection, reviewed: RevisionReviewed) -> None:
+    of_revision = and_(
+        revisions.c.target == reviewed.target,
+        revisions.c.model == reviewed.model,
+        revisions.c.number == reviewed.number,
+    )
+    connection.execute(update(revisions).where(of_revision).values(reviewed_at=format_time(reviewed.at)))
+
+
+def _lift(connection: Connection, target: TargetName, model: ModelName | None) -> None:
+    connection.execute(delete(freezes).where(freezes.c.target == target, freezes.c.model == (model or "")))

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from deployctl.domain.event import Event, EventKind, NewEvent
+from deployctl.domain.hold import Freeze, GateRecord, Quarantine
 from deployctl.domain.manifest import Manifest
 from deployctl.domain.names import Digest, ModelName, TargetName, VersionNumber
 from deployctl.domain.revision import Revision
@@ -88,6 +89,18 @@ class LineageStore(abc.ABC):
     @abc.abstractmethod
     def revisions(self, target: TargetName, model: ModelName, *, limit: int) -> tuple[Revision, ...]:
         """Returns the newest `limit` revisions of `model` on `target`, newest first."""
+
+    @abc.abstractmethod
+    def freezes(self, target: TargetName) -> tuple[Freeze, ...]:
+        """Returns the freezes of `target` and of models on it that were not lifted, run out ones included."""
+
+    @abc.abstractmethod
+    def quarantine(self, digest: Digest) -> Quarantine | None:
+        """Returns the quarantine of the bytes with `digest`, or None."""
+
+    @abc.abstractmethod
+    def verdict(self, key: str) -> GateRecord | None:
+        """Returns the newest verdict with `key`, or None."""
 
     @abc.abstractmethod
     def history(

@@ -9,8 +9,9 @@ from typing import Any, TypeVar
 
 from deployctl.domain.clock import Clock
 from deployctl.domain.event import Event, EventKind, NewEvent
+from deployctl.domain.hold import Freeze, GateRecord, Quarantine
 from deployctl.domain.manifest import Manifest, format_time
-from deployctl.domain.names import ModelName, TargetName, VersionNumber
+from deployctl.domain.names import Digest, ModelName, TargetName, VersionNumber
 from deployctl.domain.revision import Revision, RevisionState
 from deployctl.errors import DatabaseError, StorageError
 from deployctl.lineage.interface import LineageStore, LineageTransaction, VersionRecord
@@ -125,6 +126,19 @@ class MirroredLineageStore(LineageStore):
         """Returns the recorded manifest, or None."""
         self._catch_up()
         return self._primary.manifest(model, version)
+
+    def freezes(self, target: TargetName) -> tuple[Freeze, ...]:
+        """Returns the freezes of `target`; they bind promotions, which need the database."""
+        return self._asked(lambda: self._primary.freezes(target), lambda: ())
+
+    def quarantine(self, digest: Digest) -> Quarantine | None:
+        """Returns the quarantine of the bytes with `digest`, or None; without the database that is not known."""
+        return self._asked(lambda: self._primary.quarantine(digest), lambda: None)
+
+    def verdict(self, key: str) -> GateRecord | None:
+        """Returns the newest verdict with `key`, or None."""
+        self._catch_up()
+        return self._primary.verdict(key)
 
     def history(
         self, *, model: ModelName | None = None, target: TargetName | None = None, limit: int

@@ -9,6 +9,12 @@
                                        "before": Desired, "restores": int | null}
     revision.serving   yes    yes     {"revision": int, "evidence": object}
     revision.failed    yes    yes     the same
+    revision.reviewed  yes    yes     {"revision": int}: somebody looked at a change that passed a gate or a freeze
+    target.frozen      maybe  yes     {"expires_at": time | null}; without a model, every model is meant
+    target.unfrozen    maybe  yes     {}
+    version.quarantined yes   no      {"version": int, "digest": str}
+    version.released   yes    no      the same: out of quarantine
+    version.validated  yes    maybe   {"version": int, "digest": str, "gates": [GateRecord without model and version]}
 
 `data` may hold more than this; what is more is kept and hashed, and changes nothing. Rules of the fold:
 
@@ -28,8 +34,9 @@ from datetime import UTC, datetime
 from typing import Any, assert_never
 
 from deployctl.domain.event import EventKind, NewEvent
-from deployctl.domain.manifest import Manifest, from_json
-from deployctl.domain.names import Digest, ModelName, TargetName
+from deployctl.domain.hold import Freeze, GateRecord, Quarantine
+from deployctl.domain.manifest import Manifest, from_json, parse_time
+from deployctl.domain.names import Digest, ModelName, TargetName, VersionNumber, parse_digest
 from deployctl.domain.revision import Revision, RevisionKind, RevisionState, desired_from_json
 from deployctl.errors import ManifestError
 from deployctl.lineage.interface import VersionRecord
@@ -90,7 +97,64 @@ class RevisionSettled:
     evidence: Mapping[str, Any]
 
 
-Effect = VersionRecorded | TargetChanged | RevisionOpened | RevisionSettled
+@dataclass(frozen=True, slots=True)
+class RevisionReviewed:
+    """Somebody looked at a change that was made past a gate or a freeze."""
+
+    target: TargetName
+    model: ModelName
+    number: int
+    at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Frozen:
+    """A target, or one model on it, is not to change."""
+
+    freeze: Freeze
+
+
+@dataclass(frozen=True, slots=True)
+class Unfrozen:
+    """A freeze was lifted."""
+
+    target: TargetName
+    model: ModelName | None
+
+
+@dataclass(frozen=True, slots=True)
+class Quarantined:
+    """Bytes are not to be served."""
+
+    quarantine: Quarantine
+
+
+@dataclass(frozen=True, slots=True)
+class Released:
+    """Bytes may be served again."""
+
+    digest: Digest
+
+
+@dataclass(frozen=True, slots=True)
+class Validated:
+    """Gates have judged a version."""
+
+    records: tuple[GateRecord, ...]
+
+
+Effect = (
+    VersionRecorded
+    | TargetChanged
+    | RevisionOpened
+    | RevisionSettled
+    | RevisionReviewed
+    | Frozen
+    | Unfrozen
+    | Quarantined
+    | Released
+    | Validated
+)
 
 
 def canonical_json(value: object) -> str:
@@ -152,6 +216,18 @@ def _effect(event: NewEvent) -> Effect:
             return _revision_settled(event, RevisionState.SERVING)
         case EventKind.REVISION_FAILED:
             return _revision_settled(event, RevisionState.FAILED)
+        case EventKind.REVISION_REVIEWED:
+            return RevisionReviewed(_target(event), _model(event), _positive(event.data["revision"]), event.at)
+        case EventKind.TARGET_FROZEN:
+            return Frozen(_freeze(event))
+        case EventKind.TARGET_UNFROZEN:
+            return Unfrozen(_target(event), event.model)
+        case EventKind.VERSION_QUARANTINED:
+            return Quarantined(_quarantine(event))
+        case EventKind.VERSION_RELEASED:
+            return Released(parse_digest(event.data["digest"]))
+        case EventKind.VERSION_VALIDATED:
+            return Validated(tuple(_gate_record(event, each) for each in event.data["gates"]))
     assert_never(event.kind)
 
 
@@ -228,6 +304,43 @@ def _revision_settled(event: NewEvent, state: RevisionState) -> RevisionSettled:
         state=state,
         at=event.at,
         evidence=dict(event.data["evidence"]),
+    )
+
+
+def _freeze(event: NewEvent) -> Freeze:
+    expires_at = event.data["expires_at"]
+    return Freeze(
+        target=_target(event),
+        model=event.model,
+        reason=event.reason,
+        actor=event.actor,
+        at=event.at,
+        expires_at=None if expires_at is None else parse_time(expires_at),
+    )
+
+
+def _quarantine(event: NewEvent) -> Quarantine:
+    return Quarantine(
+        digest=parse_digest(event.data["digest"]),
+        model=_model(event),
+        version=VersionNumber(event.data["version"]),
+        reason=event.reason,
+        actor=event.actor,
+        at=event.at,
+    )
+
+
+def _gate_record(event: NewEvent, document: Mapping[str, Any]) -> GateRecord:
+    return GateRecord(
+        key=document["key"],
+        model=_model(event),
+        version=VersionNumber(event.data["version"]),
+        gate=document["gate"],
+        outcome=document["outcome"],
+        summary=storable(document["summary"]),
+        problems=tuple(storable(problem) for problem in document["problems"]),
+        duration_s=float(document["duration_s"]),
+        evidence=dict(document["evidence"]),
     )
 
 

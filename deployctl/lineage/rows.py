@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from deployctl.domain.event import Actor, Event, EventKind, NewEvent
+from deployctl.domain.hold import Freeze, GateRecord, Quarantine
 from deployctl.domain.manifest import format_time, parse_time
 from deployctl.domain.names import Digest, ModelName, TargetName, VersionNumber
 from deployctl.domain.revision import Revision, RevisionKind, RevisionState, desired_from_json
@@ -111,6 +112,7 @@ def revision_to_row(revision: Revision, sequence: int) -> dict[str, Any]:
         "recorded_sequence": sequence,
         "settled_at": None,
         "settled_sequence": None,
+        "reviewed_at": None,
     }
 
 
@@ -130,6 +132,88 @@ def revision_from_row(row: RowMapping) -> Revision:
         recorded_at=parse_time(row["recorded_at"]),
         settled_at=None if row["settled_at"] is None else parse_time(row["settled_at"]),
         restores=row["restores"],
+        evidence=json.loads(row["evidence"]),
+        reviewed_at=None if row["reviewed_at"] is None else parse_time(row["reviewed_at"]),
+    )
+
+
+def freeze_to_row(freeze: Freeze, sequence: int) -> dict[str, Any]:
+    """Returns the columns of `freezes`."""
+    return {
+        "target": freeze.target,
+        "model": freeze.model or "",
+        **_actor_to_row(freeze.actor),
+        "reason": freeze.reason,
+        "at": format_time(freeze.at),
+        "expires_at": None if freeze.expires_at is None else format_time(freeze.expires_at),
+        "sequence": sequence,
+    }
+
+
+def freeze_from_row(row: RowMapping) -> Freeze:
+    """Returns the freeze of a row of `freezes`."""
+    return Freeze(
+        target=TargetName(row["target"]),
+        model=ModelName(row["model"]) if row["model"] else None,
+        reason=row["reason"],
+        actor=_actor_from_row(row),
+        at=parse_time(row["at"]),
+        expires_at=None if row["expires_at"] is None else parse_time(row["expires_at"]),
+    )
+
+
+def quarantine_to_row(quarantine: Quarantine, sequence: int) -> dict[str, Any]:
+    """Returns the columns of `quarantines`."""
+    return {
+        "digest": quarantine.digest,
+        "model": quarantine.model,
+        "version": quarantine.version,
+        **_actor_to_row(quarantine.actor),
+        "reason": quarantine.reason,
+        "at": format_time(quarantine.at),
+        "sequence": sequence,
+    }
+
+
+def quarantine_from_row(row: RowMapping) -> Quarantine:
+    """Returns the quarantine of a row of `quarantines`."""
+    return Quarantine(
+        digest=Digest(row["digest"]),
+        model=ModelName(row["model"]),
+        version=VersionNumber(row["version"]),
+        reason=row["reason"],
+        actor=_actor_from_row(row),
+        at=parse_time(row["at"]),
+    )
+
+
+def verdict_to_row(record: GateRecord, sequence: int) -> dict[str, Any]:
+    """Returns the columns of `verdicts`."""
+    return {
+        "key": record.key,
+        "model": record.model,
+        "version": record.version,
+        "gate": record.gate,
+        "outcome": record.outcome,
+        "summary": record.summary,
+        "problems": canonical_json(list(record.problems)),
+        "duration_s": record.duration_s,
+        "evidence": canonical_json(dict(record.evidence)),
+        "sequence": sequence,
+    }
+
+
+def verdict_from_row(row: RowMapping) -> GateRecord:
+    """Returns the verdict of a row of `verdicts`."""
+    return GateRecord(
+        key=row["key"],
+        model=ModelName(row["model"]),
+        version=VersionNumber(row["version"]),
+        gate=row["gate"],
+        outcome=row["outcome"],
+        summary=row["summary"],
+        problems=tuple(json.loads(row["problems"])),
+        duration_s=row["duration_s"],
         evidence=json.loads(row["evidence"]),
     )
 

@@ -9,28 +9,40 @@ from operator import itemgetter
 from types import TracebackType
 from typing import Any, Self
 
-from sqlalchemy import Connection, RowMapping, Select, Table, delete, func, insert, select
+from sqlalchemy import Connection, RowMapping, Select, Table, delete, insert, select
 
 from deployctl.domain.event import GENESIS, Event, EventKind, NewEvent, chain
+from deployctl.domain.hold import Freeze, GateRecord, Quarantine
 from deployctl.domain.manifest import Manifest, from_json
-from deployctl.domain.names import ModelName, TargetName, VersionNumber
+from deployctl.domain.names import Digest, ModelName, TargetName, VersionNumber
 from deployctl.domain.revision import Revision
 from deployctl.errors import DatabaseCorruptError, DeployctlError
 from deployctl.lineage.database import Database
 from deployctl.lineage.fold import fold, has_version, newest_revision
 from deployctl.lineage.interface import LineageStore, LineageTransaction, VersionRecord
 from deployctl.lineage.projections import effect, normalised
-from deployctl.lineage.rows import event_from_row, event_to_row, revision_from_row, version_from_row
+from deployctl.lineage.rows import (
+    event_from_row,
+    event_to_row,
+    freeze_from_row,
+    quarantine_from_row,
+    revision_from_row,
+    verdict_from_row,
+    version_from_row,
+)
 from deployctl.lineage.tables import (
     IS_PENDING,
     PROJECTIONS,
     events,
+    folded,
+    freezes,
     manifests,
     metrics,
     models,
+    quarantines,
     revisions,
     tags,
-    targets,
+    verdicts,
     versions,
 )
 
@@ -122,6 +134,21 @@ class SqlLineageStore(LineageStore):
             .limit(limit)
         )
 
+    def freezes(self, target: TargetName) -> tuple[Freeze, ...]:
+        """Returns the freezes of `target` and of models on it that were not lifted, run out ones included."""
+        rows = self._rows(select(freezes).where(freezes.c.target == target).order_by(freezes.c.sequence))
+        return tuple(freeze_from_row(row) for row in rows)
+
+    def quarantine(self, digest: Digest) -> Quarantine | None:
+        """Returns the quarantine of the bytes with `digest`, or None."""
+        rows = self._rows(select(quarantines).where(quarantines.c.digest == digest))
+        return quarantine_from_row(rows[0]) if rows else None
+
+    def verdict(self, key: str) -> GateRecord | None:
+        """Returns the newest verdict with `key`, or None."""
+        rows = self._rows(select(verdicts).where(verdicts.c.key == key))
+        return verdict_from_row(rows[0]) if rows else None
+
     def history(
         self, *, model: ModelName | None = None, target: TargetName | None = None, limit: int
     ) -> Sequence[Event]:
@@ -144,15 +171,8 @@ class SqlLineageStore(LineageStore):
 
     def folded_sequence(self) -> int:
         """Returns the sequence of the newest event that the projections know of, 0 when there is none."""
-        columns = (
-            versions.c.sequence,
-            models.c.sequence,
-            targets.c.sequence,
-            revisions.c.recorded_sequence,
-            revisions.c.settled_sequence,
-        )
         with self._database.reading() as connection:
-            return max(connection.execute(select(func.max(column))).scalar() or 0 for column in columns)
+            return connection.execute(select(folded.c.sequence)).scalar() or 0
 
     def rebuild_projections(self) -> int:
         """Drops what the events fold to and folds them again; returns how many events there are.

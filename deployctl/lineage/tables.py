@@ -28,7 +28,7 @@ from sqlalchemy import (
 
 # Every schema that a released deployctl has written, oldest first; the last is the one this deployctl works with.
 # Alembic holds the same list, but a command must not pay for its import to learn that all is well.
-SCHEMA_REVISIONS: Final = ("0001",)
+SCHEMA_REVISIONS: Final = ("0001", "0002")
 SCHEMA_HEAD: Final = SCHEMA_REVISIONS[-1]
 
 # Constraints need names for Alembic to change them later, on SQLite above all.
@@ -170,6 +170,7 @@ revisions = Table(
     Column("recorded_sequence", _SEQUENCE, ForeignKey("events.sequence"), nullable=False),
     Column("settled_at", Text),
     Column("settled_sequence", _SEQUENCE, ForeignKey("events.sequence")),
+    Column("reviewed_at", Text),
     CheckConstraint("number >= 1", name="number_counts_from_one"),
     CheckConstraint("state IN ('pending', 'serving', 'failed')", name="state_is_known"),
 )
@@ -186,8 +187,76 @@ Index(
 )
 Index("ix_revisions_pending", revisions.c.target, revisions.c.recorded_sequence, sqlite_where=IS_PENDING)
 
+freezes = Table(
+    "freezes",
+    metadata,
+    Column("target", Text, primary_key=True),
+    # "" for every model of the target.
+    Column("model", Text, primary_key=True),
+    Column("user_name", Text, nullable=False),
+    Column("host", Text, nullable=False),
+    Column("ci", Text, nullable=False),
+    Column("command", Text, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("at", Text, nullable=False),
+    Column("expires_at", Text),
+    Column("sequence", _SEQUENCE, ForeignKey("events.sequence"), nullable=False),
+)
+
+quarantines = Table(
+    "quarantines",
+    metadata,
+    Column("digest", Text, primary_key=True),
+    Column("model", Text, nullable=False),
+    Column("version", BigInteger, nullable=False),
+    Column("user_name", Text, nullable=False),
+    Column("host", Text, nullable=False),
+    Column("ci", Text, nullable=False),
+    Column("command", Text, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("at", Text, nullable=False),
+    Column("sequence", _SEQUENCE, ForeignKey("events.sequence"), nullable=False),
+)
+
+# The newest verdict for each key.
+verdicts = Table(
+    "verdicts",
+    metadata,
+    Column("key", Text, primary_key=True),
+    Column("model", Text, nullable=False),
+    Column("version", BigInteger, nullable=False),
+    Column("gate", Text, nullable=False),
+    Column("outcome", Text, nullable=False),
+    Column("summary", Text, nullable=False),
+    Column("problems", Text, nullable=False),
+    Column("duration_s", Double, nullable=False),
+    Column("evidence", Text, nullable=False),
+    Column("sequence", _SEQUENCE, ForeignKey("events.sequence"), nullable=False),
+    Index(None, "model", "version"),
+)
+
+# The newest event that the projections hold: what tells an audit that the end of the chain was cut off.
+folded = Table(
+    "folded",
+    metadata,
+    Column("sequence", _SEQUENCE, primary_key=True, autoincrement=False),
+)
+
 # Children before their parents, as rows must be removed.
-PROJECTIONS: Final = (sources, metrics, tags, manifests, versions, models, targets, revisions)
+PROJECTIONS: Final = (
+    folded,
+    verdicts,
+    quarantines,
+    freezes,
+    sources,
+    metrics,
+    tags,
+    manifests,
+    versions,
+    models,
+    targets,
+    revisions,
+)
 
 # Triggers of `events`, which Alembic does not compare; the first migration makes them.
 TRIGGERS: Final = ("events_follow_each_other", "events_refuse_change", "events_refuse_removal")

@@ -89,7 +89,12 @@ class Servable(abc.ABC):
 
     @abc.abstractmethod
     def predict(
-        self, signature_name: str, inputs: Mapping[str, Tensor], output_filter: Sequence[str], *, timeout_s: float | None
+        self,
+        signature_name: str,
+        inputs: Mapping[str, Tensor],
+        output_filter: Sequence[str],
+        *,
+        timeout_s: float | None,
     ) -> dict[str, Tensor]:
         """Runs a signature; "" means serving_default. Inputs and outputs are named as in the signature."""
 

@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from deployctl.domain.event import GENESIS, Actor, Event, EventKind, NewEvent, chain
-from deployctl.domain.manifest import FileEntry, Manifest, Provenance, from_json, to_json
-from deployctl.domain.names import LabelName, ModelName, TargetName, VersionNumber
+from deployctl.domain.hold import Freeze, GateRecord, Quarantine
+from deployctl.domain.manifest import FileEntry, Manifest, Provenance, format_time, from_json, to_json
+from deployctl.domain.names import Digest, LabelName, ModelName, TargetName, VersionNumber
 from deployctl.domain.revision import Desired, Revision, RevisionKind, RevisionState
 from deployctl.domain.saved_model import PREDICT_METHOD, Signature, TensorSpec
 from deployctl.errors import ConcurrentChangeError, DatabaseBusyError, RevisionNotFoundError
@@ -22,9 +23,15 @@ from deployctl.lineage.interface import LineageStore, LineageTransaction, Versio
 from deployctl.lineage.mirrored import MirroredLineageStore
 from deployctl.lineage.projections import (
     Effect,
+    Frozen,
+    Quarantined,
+    Released,
     RevisionOpened,
+    RevisionReviewed,
     RevisionSettled,
     TargetChanged,
+    Unfrozen,
+    Validated,
     VersionRecorded,
     effect,
     normalised,
@@ -43,6 +50,9 @@ class _State:
     events: list[Event] = field(default_factory=list)
     versions: dict[tuple[ModelName, VersionNumber], tuple[VersionRecord, str]] = field(default_factory=dict)
     revisions: dict[tuple[TargetName, ModelName, int], Revision] = field(default_factory=dict)
+    freezes: dict[tuple[TargetName, ModelName | None], Freeze] = field(default_factory=dict)
+    quarantines: dict[Digest, Quarantine] = field(default_factory=dict)
+    verdicts: dict[str, GateRecord] = field(default_factory=dict)
 
 
 class InMemoryLineageStore(LineageStore):
@@ -62,6 +72,9 @@ class InMemoryLineageStore(LineageStore):
             state.events = list(state.events)
             state.versions = dict(state.versions)
             state.revisions = dict(state.revisions)
+            state.freezes = dict(state.freezes)
+            state.quarantines = dict(state.quarantines)
+            state.verdicts = dict(state.verdicts)
             yield _Transaction(state)
             self._state = state
         finally:
@@ -94,6 +107,15 @@ class InMemoryLineageStore(LineageStore):
     def revisions(self, target: TargetName, model: ModelName, *, limit: int) -> tuple[Revision, ...]:
         of_pair = [revision for key, revision in sorted(self._state.revisions.items()) if key[:2] == (target, model)]
         return tuple(reversed(of_pair))[:limit]
+
+    def freezes(self, target: TargetName) -> tuple[Freeze, ...]:
+        return tuple(freeze for freeze in self._state.freezes.values() if freeze.target == target)
+
+    def quarantine(self, digest: Digest) -> Quarantine | None:
+        return self._state.quarantines.get(digest)
+
+    def verdict(self, key: str) -> GateRecord | None:
+        return self._state.verdicts.get(key)
 
     def history(
         self, *, model: ModelName | None = None, target: TargetName | None = None, limit: int
@@ -153,6 +175,20 @@ def _fold(state: _State, change: Effect) -> None:
             state.versions[record.model, record.version] = (record, document)
         case TargetChanged():
             pass
+        case RevisionReviewed():
+            key = (change.target, change.model, change.number)
+            if key in state.revisions:
+                state.revisions[key] = replace(state.revisions[key], reviewed_at=change.at)
+        case Frozen(freeze):
+            state.freezes[freeze.target, freeze.model] = freeze
+        case Unfrozen(target, model):
+            state.freezes.pop((target, model), None)
+        case Quarantined(quarantine):
+            state.quarantines[quarantine.digest] = quarantine
+        case Released(digest):
+            state.quarantines.pop(digest, None)
+        case Validated(records):
+            state.verdicts |= {record.key: record for record in records}
         case RevisionOpened(revision):
             key = (revision.target, revision.model, revision.number)
             if key in state.revisions:
@@ -205,6 +241,50 @@ def target_event(kind: EventKind, *, target: TargetName = TARGET) -> NewEvent:
     """Returns the event of a target's start or stop."""
     data = {"runtime": "process", "rest": "http://127.0.0.1:8501", "grpc": "127.0.0.1:8500", "pid": 41}
     return NewEvent(kind, NOW, ACTOR, "op-2", target=target, data=data)
+
+
+def frozen(
+    *, target: TargetName = TARGET, model: ModelName | None = None, expires_at: datetime | None = None
+) -> NewEvent:
+    """Returns the event of a freeze."""
+    data = {"expires_at": None if expires_at is None else format_time(expires_at)}
+    return NewEvent(EventKind.TARGET_FROZEN, NOW, ACTOR, "op-4", model, target, "the sale", data)
+
+
+def unfrozen(*, target: TargetName = TARGET, model: ModelName | None = None) -> NewEvent:
+    """Returns the event of a freeze's end."""
+    return NewEvent(EventKind.TARGET_UNFROZEN, NOW, ACTOR, "op-5", model, target, "", {})
+
+
+def quarantined(manifest: Manifest | None = None, *, released: bool = False) -> NewEvent:
+    """Returns the event that puts a version's bytes into quarantine, or lets them out."""
+    manifest = manifest or a_manifest()
+    kind = EventKind.VERSION_RELEASED if released else EventKind.VERSION_QUARANTINED
+    data = {"version": manifest.version, "digest": manifest.digest}
+    return NewEvent(kind, NOW, ACTOR, "op-6", manifest.model, None, "it is wrong", data)
+
+
+def validated(*keys: str, model: ModelName = MODEL, target: TargetName | None = TARGET) -> NewEvent:
+    """Returns the event of gates' verdicts, one for each key."""
+    gates = [
+        {
+            "key": key,
+            "gate": "signature",
+            "outcome": "passed",
+            "summary": "ok",
+            "problems": [],
+            "duration_s": 0.25,
+            "evidence": {"signatures": ["serving_default"]},
+        }
+        for key in keys
+    ]
+    data = {"version": 1, "digest": "sha256:" + "0" * 64, "gates": gates}
+    return NewEvent(EventKind.VERSION_VALIDATED, NOW, ACTOR, "op-7", model, target, "", data)
+
+
+def reviewed(number: int = 1, *, model: ModelName = MODEL, target: TargetName = TARGET) -> NewEvent:
+    """Returns the event that somebody looked at a revision."""
+    return NewEvent(EventKind.REVISION_REVIEWED, NOW, ACTOR, "op-8", model, target, "", {"revision": number})
 
 
 def desired(*versions: int, stable: int | None = None) -> Desired:

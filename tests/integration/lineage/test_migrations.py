@@ -121,11 +121,10 @@ def test_an_empty_file_has_no_schema(path: Path, url: str) -> None:
     assert path.stat().st_size == 0
 
 
-def test_an_older_schema_is_refused_with_the_command_that_mends_it(
-    any_url: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_older_schema_is_refused_with_the_command_that_mends_it(any_url: str) -> None:
     migrate.upgrade(any_url, now=NOW)
-    monkeypatch.setattr("deployctl.lineage.database.SCHEMA_HEAD", "0002")
+    with closing(Database(any_url, busy_timeout_s=5)) as database, database.writing() as connection:
+        command.downgrade(migrate.alembic_config(connection), "0001")
 
     with SqlLineageStore(any_url) as store:
         with pytest.raises(SchemaOutdatedError, match="has schema 0001, this deployctl needs 0002"):

@@ -31,14 +31,20 @@ from tests.support.lineage import (
     NOW,
     InMemoryLineageStore,
     a_manifest,
+    frozen,
     pending,
     published,
+    quarantined,
+    reviewed,
     settled,
     target_event,
+    unfrozen,
+    validated,
 )
 
 MODELS = [ModelName("a"), ModelName("b")]
 TARGETS = [TargetName("local"), TargetName("production")]
+DIGESTS = [a_manifest(content=content).digest for content in "01f"]
 
 models = st.sampled_from(MODELS)
 targets = st.sampled_from(TARGETS)
@@ -61,6 +67,11 @@ events = st.one_of(
     st.builds(target_event, st.sampled_from([EventKind.TARGET_STARTED, EventKind.TARGET_STOPPED]), target=targets),
     st.builds(pending, numbers, model=models, target=targets, restores=st.none() | numbers, reason=words),
     st.builds(settled, numbers, model=models, target=targets, serving=st.booleans()),
+    st.builds(reviewed, numbers, model=models, target=targets),
+    st.builds(frozen, target=targets, model=st.none() | models, expires_at=st.none() | st.just(NOW)),
+    st.builds(unfrozen, target=targets, model=st.none() | models),
+    st.builds(quarantined, manifests, released=st.booleans()),
+    st.builds(validated, st.sampled_from("kl"), model=models),
 )
 json_values: st.SearchStrategy[Any] = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
@@ -143,6 +154,9 @@ def test_the_database_and_memory_fold_to_the_same_state(migrated: Path, sequence
                     for model in MODELS
                 ),
                 *(lambda store, model=model: list(store.history(model=model, limit=3)) for model in MODELS),
+                *(lambda store, target=target: store.freezes(target) for target in TARGETS),
+                *(lambda store, key=key: store.verdict(key) for key in "kl"),
+                *(lambda store, digest=digest: store.quarantine(digest) for digest in DIGESTS),
                 lambda store: store.folded_sequence(),
             ]
             for question in questions:
@@ -184,6 +198,11 @@ def test_stored_text_is_utf8_without_nul_and_stays_as_it_is(text: str) -> None:
         dataclasses.replace(pending(), data={**pending().data, "desired": None}),
         dataclasses.replace(pending(), data={**pending().data, "revision": "1"}),
         dataclasses.replace(settled(), data={"revision": 1}),
+        dataclasses.replace(frozen(), target=None),
+        dataclasses.replace(frozen(), data={"expires_at": 5}),
+        dataclasses.replace(quarantined(), model=None),
+        dataclasses.replace(quarantined(), data={"version": 1, "digest": 7}),
+        dataclasses.replace(validated(), data={"version": 1}),
         dataclasses.replace(target_event(EventKind.TARGET_STARTED), data={"runtime": "process"}),
     ],
 )
@@ -201,6 +220,12 @@ def test_every_kind_of_event_has_an_effect() -> None:
         pending(),
         settled(),
         settled(serving=False),
+        reviewed(),
+        frozen(),
+        unfrozen(),
+        quarantined(),
+        quarantined(released=True),
+        validated("key"),
     ]
 
     assert {sample.kind for sample in samples} == set(EventKind)
