@@ -21,10 +21,13 @@ from deployctl import errors
 from deployctl.config.load import ENVIRONMENT_PREFIX
 from deployctl.config.settings import (
     DURATION,
+    SIZE,
+    CacheSettings,
     DockerSettings,
     ExternalSettings,
     LineageSettings,
     RepositorySettings,
+    S3Settings,
     Settings,
     TargetSettings,
 )
@@ -108,14 +111,19 @@ def settings() -> str:
         "A flag `--set KEY=VALUE` wins over the environment variable, that over the file, and that over the default.",
         "`deployctl config show --origin` tells where each value comes from. An unknown key, and an unknown variable",
         f"that begins with `{ENVIRONMENT_PREFIX}`, is an error.\n",
-        'A duration is a number of seconds, or a text such as `"90s"` or `"5m"`. A list in a variable or a flag is',
-        "separated by blanks.\n",
+        'A duration is a number of seconds, or a text such as `"90s"` or `"5m"`; bytes are a number, or a text such as',
+        '`"20GiB"`. A list in a variable or a flag is separated by blanks.\n',
+
         "Two variables are no settings: `DEPLOYCTL_CONFIG` names the settings file, `DEPLOYCTL_TARGET` the target that",
         "commands mean when none is named.\n",
         "## Top level\n",
         *_setting_rows("", Settings),
         "\n## `[repository]`\n",
         *_setting_rows("repository.", RepositorySettings),
+        "\n## `[repository.s3]`\n",
+        *_setting_rows("repository.s3.", S3Settings),
+        "\n## `[repository.cache]`\n",
+        *_setting_rows("repository.cache.", CacheSettings),
         "\n## `[lineage]`\n",
         *_setting_rows("lineage.", LineageSettings),
         "\n## `[targets.NAME]`\n",
@@ -144,6 +152,8 @@ def _setting_rows(prefix: str, owner: type) -> Iterator[str]:
 def _kind(found: Any, definition: Field[Any]) -> str:
     if definition.metadata["kind"] == DURATION:
         return "duration"
+    if definition.metadata["kind"] == SIZE:
+        return "bytes"
     if isinstance(found, type) and issubclass(found, Enum):
         return " or ".join(f'`"{each.value}"`' for each in found)
     if typing.get_origin(found) is tuple:

@@ -49,6 +49,7 @@ _MASKS: tuple[tuple[re.Pattern[str], str], ...] = tuple(
         (r"\b(pid|process) \d+", r"\1 NUMBER"),
         (r'("pid": ")\d+', r"\1NUMBER"),
         (r"\d+(\.\d+)? GB free", "SIZE free"),
+        (r"\b0\d{3}\b", "SCHEMA"),
         (r"\b\d+ MB\b", "SIZE"),
         (r"\S+/site-packages/", "SITE/"),
         (r"\[\d+\]\d*: [A-Z]", "LOG"),
