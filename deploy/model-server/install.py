@@ -1,6 +1,6 @@
 """Installs wheels into a directory; of TensorFlow only its C libraries, which are all that the server uses.
 
-    install.py WHEELS DIRECTORY
+install.py WHEELS DIRECTORY
 """
 
 import sys

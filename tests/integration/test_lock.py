@@ -64,7 +64,10 @@ def test_waits_only_so_long_and_says_who_holds_it(path: Path) -> None:
         with FileTargetLock(path, ADA).hold(purpose="rollback half", timeout_s=0.1):
             pytest.fail("two hold it")
 
-    assert str(raised.value) == f"target local is in use by grace@laptop (pid {other.pid}): promote half@2, still after 0.1 s"
+    assert (
+        str(raised.value)
+        == f"target local is in use by grace@laptop (pid {other.pid}): promote half@2, still after 0.1 s"
+    )
     assert raised.value.exit_code == 7
 
 
