@@ -150,10 +150,10 @@ class RebuildRegistry:
     def __call__(self, *, reason: str = "") -> tuple[Manifest, ...]:
         """Returns the manifests that were recorded now."""
         recorded = []
+        known = {(record.model, record.version) for record in self.lineage.versions()}
         for model in self.repository.models():
-            known = {record.version for record in self.lineage.versions(model)}
             for version in self.repository.versions(model):
-                manifest = None if version in known else self.repository.manifest(model, version)
+                manifest = None if (model, version) in known else self.repository.manifest(model, version)
                 if manifest is not None:
                     record_version(self.lineage, self.context, manifest, kind=EventKind.VERSION_ADOPTED, reason=reason)
                     recorded.append(manifest)

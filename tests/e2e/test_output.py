@@ -1,0 +1,169 @@
+"""What goes where: results to stdout, progress to stderr, one document in JSON, no colour in a pipe."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import select
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.support.workspace import COMMAND, HALF_PLUS_THREE, HALF_PLUS_TWO, TIMEOUT_S, Workspace
+
+pytestmark = [pytest.mark.tensorflow, pytest.mark.xdist_group("e2e-output")]
+
+
+@pytest.fixture(scope="module")
+def with_model(served: Workspace) -> Workspace:
+    served.publish("half", HALF_PLUS_TWO, HALF_PLUS_THREE)
+    served.ok("promote", "half@1")
+    return served
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "publish models/half/1 --model half",
+        "promote half@2",
+        "rollback half",
+        "promote half@2 --dry-run",
+        "status",
+        "history",
+        "versions",
+        "versions half",
+        "show half@1",
+        "diff half@1 half@2",
+        "verify half@1",
+        "adopt half",
+        "inspect models/half/1",
+        "predict half --instances [2.0]",
+        "config show",
+        "db current",
+        "db check",
+        "db rebuild",
+        "audit verify",
+        "up",
+        "init",
+    ],
+)
+def test_json_is_one_document_with_its_schema_while_progress_goes_to_stderr(with_model: Workspace, words: str) -> None:
+    done = with_model.run(*words.split(), "-o", "json")
+
+    assert done.returncode == 0, done.stderr
+    document = json.loads(done.stdout)
+    assert next(iter(document)) == "schema"
+    assert document["schema"].startswith("deployctl.")
+    assert document["schema"].endswith("/1")
+    assert "\x1b" not in done.stdout + done.stderr
+
+
+def test_steps_are_on_stderr_and_the_result_is_one_line(with_model: Workspace) -> None:
+    done = with_model.run("promote", "half@2" if "@1" in with_model.ok("status", "-o", "name") else "half@1")
+
+    assert done.returncode == 0
+    assert len(done.stdout.splitlines()) == 1
+    assert [line.split()[0] for line in done.stderr.splitlines()] == ["load", "labels"]
+
+
+def test_a_closed_pipe_ends_a_command_quietly(with_model: Workspace) -> None:
+    for words in (("history", "-n", "1000"), ("inspect", "models/half/1", "--ops"), ("--help",), ("versions",)):
+        child = with_model.start(*words)
+        assert child.stdout is not None
+        child.stdout.close()
+        assert child.stderr is not None
+        problems = child.stderr.read()
+        child.wait(TIMEOUT_S)
+        child.stderr.close()
+        assert problems == "", words
+
+
+def test_closed_standard_streams_are_no_bug(with_model: Workspace) -> None:
+    for closing in ("2>&-", ">&-", ">&- 2>&-", "<&-"):
+        done = subprocess.run(
+            ["sh", "-c", f"exec {' '.join(COMMAND)} versions nothing {closing}"],
+            cwd=with_model.root,
+            env=with_model.child_environment,
+            capture_output=True,
+            text=True,
+            timeout=TIMEOUT_S,
+            check=False,
+        )
+        assert done.returncode == 9, (closing, done.stderr)
+        assert "Traceback" not in done.stderr
+
+
+def in_terminal(workspace: Workspace, *words: str, **environment: str) -> str:
+    """Returns what a terminal would get."""
+    leader, follower = pty.openpty()
+    try:
+        child = subprocess.Popen(
+            [*COMMAND, *words],
+            cwd=workspace.root,
+            env={**workspace.child_environment, "TERM": "xterm", **environment},
+            stdin=follower,
+            stdout=follower,
+            stderr=follower,
+        )
+        os.close(follower)
+        follower = -1
+        shown, deadline = b"", time.monotonic() + TIMEOUT_S
+        while time.monotonic() < deadline:
+            if select.select([leader], [], [], 0.1)[0]:
+                try:
+                    shown += os.read(leader, 65536)
+                except OSError:
+                    break
+        child.wait(TIMEOUT_S)
+        return shown.decode()
+    finally:
+        os.close(leader)
+        if follower >= 0:
+            os.close(follower)
+
+
+def test_a_terminal_gets_colour_unless_no_color_is_set(with_model: Workspace) -> None:
+    assert "\x1b[" in in_terminal(with_model, "status")
+    assert "\x1b[" in in_terminal(with_model, "versions", "nothing")
+    for plain in ({"NO_COLOR": "1"}, {"TERM": "dumb"}):
+        assert "\x1b" not in in_terminal(with_model, "status", **plain)
+    assert "\x1b" not in in_terminal(with_model, "status", "-o", "json")
+
+
+def test_passwords_are_neither_shown_nor_recorded(with_model: Workspace, tmp_path: Path) -> None:
+    url = "postgresql://ada:s3cret@127.0.0.1:9/lineage"
+
+    shown = with_model.ok("--set", f"lineage.url={url}", "config", "show", "--origin")
+
+    assert "s3cret" not in shown
+    assert "ada:***@127.0.0.1" in shown
+    # A setting in which no password is looked for, so that the command can run to its end.
+    with_model.ok("--set", f"state_dir={tmp_path}/a://ada:s3cret@b", "publish", str(HALF_PLUS_TWO), "--model", "masked")
+    assert "s3cret" not in with_model.ok("history", "masked", "-o", "json")
+
+
+def test_config_show_tells_the_origin_of_each_value(with_model: Workspace) -> None:
+    environment = {"DEPLOYCTL_LINEAGE_BUSY_TIMEOUT_S": "7s"}
+    document = with_model.json("--set", "state_dir=.deployctl", "config", "show", environment=environment)
+
+    origins = {row["key"]: (row["value"], row["origin"]) for row in document["settings"]}
+    assert origins["state_dir"] == (".deployctl", "flag --set")
+    assert origins["lineage.busy_timeout_s"] == (7.0, "environment DEPLOYCTL_LINEAGE_BUSY_TIMEOUT_S")
+    assert origins["targets.local.rest_port"] == (0, f"file {with_model.root / 'deployctl.toml'}")
+    assert origins["targets.local.warm_standby"] == (1, "default")
+
+
+def test_doctor_finds_everything_well_and_says_what_is_not(with_model: Workspace) -> None:
+    healthy = with_model.json("doctor")
+    assert healthy["healthy"] is True
+    (with_model.root / "models" / "half" / "007").mkdir()
+
+    done = with_model.run("doctor")
+
+    (with_model.root / "models" / "half" / "007").rmdir()
+    assert done.returncode == 10
+    assert "half/007" in done.stdout
+    assert "mend: " in done.stdout
