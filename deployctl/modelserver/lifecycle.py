@@ -253,6 +253,7 @@ class Lifecycle:
                 harness.stage = stage
                 if kind is Action.UNLOAD:
                     self._withdraw(harness)
+                self._report(harness, VersionState.UNLOADING if kind is Action.UNLOAD else VersionState.LOADING)
                 self._start(kind, work, harness)
                 return True
         return False
@@ -273,7 +274,6 @@ class Lifecycle:
         worker.start()
 
     def _load(self, harness: Harness) -> None:
-        self._report(harness, VersionState.LOADING)
         try:
             loaded = self._load_with_retries(harness)
         except StatusError as error:
@@ -289,13 +289,13 @@ class Lifecycle:
             harness.stage = Stage.READY
             self._serving.setdefault(harness.name, {})[harness.version] = harness
             self._choose_latest(harness.name)
-        self._report(harness, VersionState.AVAILABLE)
+            self._report(harness, VersionState.AVAILABLE)
         logger.info("Successfully loaded servable version {name: %s version: %d}", harness.name, harness.version)
 
     def _fail(self, harness: Harness, error: StatusError) -> None:
         with self._condition:
             harness.stage = Stage.ERROR
-        self._report(harness, VersionState.END, error)
+            self._report(harness, VersionState.END, error)
 
     def _load_with_retries(self, harness: Harness) -> LoadedServable:
         attempt = 0
@@ -334,13 +334,12 @@ class Lifecycle:
             self._latest.pop(name, None)
 
     def _unload(self, harness: Harness) -> None:
-        self._report(harness, VersionState.UNLOADING)
         with self._condition:
             self._condition.wait_for(lambda: harness.users == 0)
         self._close(harness)
         with self._condition:
             harness.stage = Stage.DISABLED
-        self._report(harness, VersionState.END)
+            self._report(harness, VersionState.END)
         logger.info("Done unloading servable version {name: %s version: %d}", harness.name, harness.version)
 
     def _close(self, harness: Harness) -> None:
@@ -349,6 +348,7 @@ class Lifecycle:
             loaded.close()
 
     def _report(self, harness: Harness, state: VersionState, error: StatusError | None = None) -> None:
+        """Publishes a state, under the lock under which the stage changed: else a later one could be overwritten."""
         if error is None:
             self.states.report(harness.name, VersionReport(harness.version, state))
         else:

@@ -10,7 +10,7 @@ import pytest
 
 from deployctl.domain.saved_model import Signature
 from deployctl.domain.serving import VersionState
-from deployctl.modelserver.interface import Code, StatusError
+from deployctl.modelserver.interface import Code, StatusError, VersionReport
 from deployctl.modelserver.lifecycle import (
     Action,
     Harness,
@@ -21,6 +21,7 @@ from deployctl.modelserver.lifecycle import (
     Stage,
     next_action,
 )
+from deployctl.modelserver.states import StateMonitor
 from tests.support.model_server import wait_until
 
 if TYPE_CHECKING:
@@ -293,3 +294,46 @@ def test_stopping_closes_what_is_loaded(loader: PretendLoader) -> None:
     lifecycle.stop(timeout_s=5)
 
     assert loader.events[-1] == "closed 1"
+
+
+class SlowReader(StateMonitor):
+    """Lets the thread that reports one state wait until another state of that version has come, or a moment."""
+
+    def __init__(self, slow: VersionState, later: VersionState) -> None:
+        super().__init__()
+        self.seen: list[VersionState] = []
+        self._slow, self._later = slow, later
+        self._came = threading.Event()
+
+    def report(self, name: str, report: VersionReport) -> None:
+        if report.state is self._slow:
+            self._came.wait(0.3)
+        if report.state is self._later:
+            self._came.set()
+        super().report(name, report)
+        self.seen.append(report.state)
+
+
+@pytest.mark.parametrize(
+    ("slow", "later"),
+    [
+        (VersionState.LOADING, VersionState.AVAILABLE),
+        (VersionState.AVAILABLE, VersionState.UNLOADING),
+        (VersionState.AVAILABLE, VersionState.END),
+        (VersionState.UNLOADING, VersionState.END),
+    ],
+)
+def test_a_late_report_never_overwrites_a_later_state(
+    loader: PretendLoader, slow: VersionState, later: VersionState
+) -> None:
+    lifecycle = Lifecycle(loader, LifecycleOptions())
+    states = lifecycle.states = SlowReader(slow, later)
+    aspire(lifecycle, 1)
+    wait_until(lambda: "m" in lifecycle._serving, timeout_s=5)
+
+    aspire(lifecycle)
+    wait_until(lambda: not lifecycle._harnesses, timeout_s=5)
+    wait_until(lambda: len(states.seen) == 5, timeout_s=5)
+
+    assert states.seen == list(VersionState)[-5:]
+    lifecycle.stop(timeout_s=5)
