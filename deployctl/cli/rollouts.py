@@ -162,6 +162,7 @@ def status(
     context: typer.Context,
     target: TargetArgument = None,
     model: Annotated[str | None, typer.Option(help="Only this model.", autocompletion=completion.models)] = None,
+    verify: Annotated[bool, typer.Option("--verify", help="Compare the versions' files with their manifests.")] = False,
     output: OutputOption = Output.TABLE,
 ) -> None:
     """Show what each target serves now.
@@ -174,7 +175,7 @@ def status(
     with session(context).open(without_database=True) as deployment:
         names = [deployment.target_name(target)] if target else list(deployment.settings.targets)
         wanted = parse_model_name(model) if model else None
-        found = [target_status(deployment.target(name), model=wanted) for name in names]
+        found = [target_status(deployment.target(name), model=wanted, verify=verify) for name in names]
         if wanted and not any(each.models for each in found) and not deployment.repository.versions(wanted):
             raise ModelNotFoundError(wanted)
         now = deployment.context.clock.now()
@@ -188,6 +189,8 @@ def status(
         rows = [row for each in found for row in _status_rows(each, now)]
         write_table(("TARGET", "MODEL", "STABLE", "CANARY", "SINCE", "BY", "STANDBY", "ROLLBACK", "STATE"), rows)
         for each in found:
+            if each.runtime == "docker" and each.detail:
+                write(f"{each.name}: {', '.join(f'{name} {value}' for name, value in each.detail.items())}")
             for served in each.models:
                 for words in served.drift:
                     write(f"{each.name}/{served.name}: {words}")

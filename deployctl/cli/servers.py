@@ -1,4 +1,4 @@
-"""Commands about targets' servers: up, down, logs."""
+"""Commands about targets' servers: up, down, restart, logs."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 def register(app: typer.Typer) -> None:
     """Adds the commands to `app`."""
-    for command in (up, down, logs):
+    for command in (up, down, restart, logs):
         app.command()(command)
 
 
@@ -68,6 +68,31 @@ def down(
         write(f"{change.target}   {change.outcome}   {change.duration_s:.1f} s")
     else:
         _write_change("down", change, output)
+
+
+def restart(
+    context: typer.Context,
+    target: TargetArgument = None,
+    reason: ReasonOption = "",
+    timeout: TimeoutOption = None,
+    output: OutputOption = Output.TABLE,
+) -> None:
+    """Stop a target's server and start it again.
+
+    It serves what is recorded for the target. Until it is back, clients get no answer.
+    """
+    from deployctl.operations.bring_up import Restart
+
+    with session(context).open(without_database=True) as deployment:
+        place = deployment.target(target)
+        usual_s = deployment.settings.targets[place.name].start_timeout_s
+        timeout_s = parse_duration(timeout) if timeout else usual_s
+        change = Restart(place, deployment.context)(timeout_s=timeout_s, reason=reason)
+    if output is Output.TABLE:
+        rest, grpc = change.endpoints.rest, change.endpoints.grpc
+        write(f"{change.target}   ready ({change.outcome})   REST {rest}   gRPC {grpc}   {change.duration_s:.1f} s")
+    else:
+        _write_change("restart", change, output)
 
 
 def logs(

@@ -43,7 +43,8 @@ class Loaded:
     """Settings with the file they came from, if any, and each key's origin.
 
     Attributes:
-        origins: by dotted key, without what belongs to another runtime than the target's: "default", "file PATH", "environment NAME" or "flag --set".
+        origins: by dotted key, without what belongs to another runtime than the target's: "default", "file PATH",
+            "environment NAME" or "flag --set".
     """
 
     settings: Settings

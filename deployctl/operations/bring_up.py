@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from deployctl.domain.event import EventKind
 from deployctl.domain.names import TargetName
@@ -18,7 +20,8 @@ class TargetChange:
     """What `up` or `down` did.
 
     Attributes:
-        outcome: "started", "already running", "stopped" or "not running".
+        outcome: "started", "already running", "replaced" (by a server of other settings), "restarted", "stopped" or
+            "not running".
         endpoints: where clients call, or called.
     """
 
@@ -55,10 +58,42 @@ class BringUp:
             running = was.condition is ServerCondition.READY
             if running:
                 rollout.put_all_back()
-            else:
-                _record(self.target, self.context, EventKind.TARGET_STARTED, endpoints, reason)
-        outcome = "already running" if running else "started"
+            now = self.target.runtime.state(timeout_s=CALL_TIMEOUT_S)
+            replaced = running and was.identity != now.identity
+            if replaced or not running:
+                _record(self.target, self.context, EventKind.TARGET_STARTED, endpoints, reason, now.identity)
+        outcome = "replaced" if replaced else "already running" if running else "started"
         return TargetChange(self.target.name, outcome, endpoints, self.context.clock.monotonic() - started)
+
+
+@dataclass(frozen=True, slots=True)
+class Restart:
+    """Stops a target's server and starts it again with the recorded state of all its models."""
+
+    target: Target
+    context: Context
+
+    def __call__(self, *, timeout_s: float, reason: str = "") -> TargetChange:
+        """Returns once the server answers for every model; until then it may answer nobody.
+
+        What was interrupted is settled afterwards: a server that is restarted may be one that takes no calls.
+
+        Raises:
+            LockedError: another operation works on the target.
+            ExternallyRunError: someone else runs the server.
+            PortTakenError, ServerStartError: see `ServingRuntime.up`.
+        """
+        started = self.context.clock.monotonic()
+        rollout = Rollout(self.target, self.context)
+        with rollout.locked(f"restart {self.target.name}", settle=False):
+            for model, revision in self.target.recorded().items():
+                rollout.fetch(model, revision.desired)
+            endpoints = self.target.runtime.restart(self.target.recorded_config(), timeout_s=timeout_s)
+            rollout.settle_interrupted()
+            rollout.put_all_back()
+            identity = self.target.runtime.state(timeout_s=CALL_TIMEOUT_S).identity
+            _record(self.target, self.context, EventKind.TARGET_STARTED, endpoints, reason, identity)
+        return TargetChange(self.target.name, "restarted", endpoints, self.context.clock.monotonic() - started)
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +126,15 @@ class TakeDown:
             self.context.observer.warn(f"that {self.target.name} was stopped could not be recorded: {error}")
 
 
-def _record(target: Target, context: Context, kind: EventKind, endpoints: Endpoints, reason: str) -> None:
-    data = {"runtime": target.runtime_name, "rest": endpoints.rest, "grpc": endpoints.grpc}
+def _record(
+    target: Target,
+    context: Context,
+    kind: EventKind,
+    endpoints: Endpoints,
+    reason: str,
+    identity: Mapping[str, str] = MappingProxyType({}),
+) -> None:
+    """Appends an event; `identity` tells which server it is, for a container with the digest that really runs."""
+    data = {"runtime": target.runtime_name, "rest": endpoints.rest, "grpc": endpoints.grpc, **identity}
     with target.lineage.transaction() as transaction:
         transaction.append(context.event(kind, target=target.name, reason=reason, data=data))

@@ -21,6 +21,7 @@ from deployctl.errors import (
     InvalidRequestError,
     NotFoundError,
     PreconditionError,
+    ReloadStuckError,
     RestoredError,
     ServerError,
     ServerRefusedError,
@@ -96,7 +97,7 @@ class Rollout:
         """
         with self.target.lock.hold(purpose=purpose, timeout_s=self.target.lock_timeout_s):
             if settle:
-                self._settle_interrupted()
+                self.settle_interrupted()
             yield
 
     def current(self, model: ModelName) -> Revision | None:
@@ -260,7 +261,7 @@ class Rollout:
             self._record_failed(change, number, {"error": str(cause), "restore": str(error)})
             return DegradedError(
                 f"{cause}; and the previous state of {change.model} on {target} could not be restored: {error}",
-                hint=f"deployctl status {target}",
+                hint=error.hint if isinstance(error, ReloadStuckError) else f"deployctl status {target}",
             )
         self._record_failed(change, number, {"error": str(cause), "restored": True})
         live = before.live(self.target.routing)
@@ -322,7 +323,7 @@ class Rollout:
             if answering != version:
                 raise ServerError(f"label {label} of {model} is answered by @{answering}, not @{version}")
 
-    def _settle_interrupted(self) -> None:
+    def settle_interrupted(self) -> None:
         """Undoes what a killed operation left: we hold the lock, so nobody is working on a pending revision."""
         for revision in self.target.lineage.pending(self.target.name):
             current = self.current(revision.model)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 
+from deployctl.domain.clock import Observer
 from deployctl.domain.event import Actor
 from deployctl.domain.names import LabelName, ModelName, TargetName, VersionNumber
 from deployctl.domain.revision import Revision, RevisionState
@@ -85,8 +86,11 @@ class Status:
         return all(target.healthy for target in self.targets)
 
 
-def target_status(target: Target, *, model: ModelName | None = None) -> TargetStatus:
-    """Returns what `target` serves, of one model if it is given; a server that is down is a state, not an error."""
+def target_status(target: Target, *, model: ModelName | None = None, verify: bool = False) -> TargetStatus:
+    """Returns what `target` serves, of one model if it is given; a server that is down is a state, not an error.
+
+    With `verify` the files of every version that should be loaded are compared with their manifests.
+    """
     state = target.runtime.state(timeout_s=STATUS_TIMEOUT_S)
     pending = {revision.model for revision in target.lineage.pending(target.name)}
     models, error = [], ""
@@ -99,7 +103,8 @@ def target_status(target: Target, *, model: ModelName | None = None) -> TargetSt
                 statuses = target.runtime.statuses(revision.model, timeout_s=STATUS_TIMEOUT_S)
             except DeployctlError as failure:
                 error = str(failure)
-        models.append(_on_target(target, revision, state, statuses, interrupted=revision.model in pending))
+        served = _on_target(target, revision, state, statuses, interrupted=revision.model in pending)
+        models.append(replace(served, drift=served.drift + _changed_files(target, revision)) if verify else served)
     return TargetStatus(
         name=target.name,
         runtime=target.runtime_name,
@@ -146,6 +151,16 @@ def _drift(desired: tuple[VersionNumber, ...], statuses: tuple[VersionStatus, ..
             words.append(f"@{version} is {status.state.name}")
     loaded = {version for version, status in states.items() if status.state is VersionState.AVAILABLE}
     words += [f"@{version} is served, but not recorded" for version in sorted(loaded - set(desired))]
+    return tuple(words)
+
+
+def _changed_files(target: Target, revision: Revision) -> tuple[str, ...]:
+    """Returns a sentence for each version whose files are not what its manifest says; adopted ones have none."""
+    words = []
+    for version in revision.desired.versions:
+        manifest = target.repository.manifest(revision.model, version)
+        problems = target.repository.verify(manifest, Observer()) if manifest is not None else ()
+        words += [f"@{version} does not match its manifest: {each.path} is {each.problem}" for each in problems[:1]]
     return tuple(words)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import threading
 import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
@@ -17,7 +16,6 @@ from deployctl.domain.serving import (
     ServerCondition,
     ServerState,
     ServingConfig,
-    VersionState,
     VersionStatus,
 )
 from deployctl.errors import (
@@ -25,22 +23,18 @@ from deployctl.errors import (
     DeployctlError,
     EngineError,
     ReloadStuckError,
-    ServerError,
     ServerExitedError,
-    ServerOutOfMemoryError,
     ServerStartError,
     ServerUnavailableError,
-    ServerUnhealthyError,
     StorageError,
 )
 from deployctl.files import file_lock, sweep
-from deployctl.serving import ports
 from deployctl.serving.config import normal
 from deployctl.serving.docker import Engine
+from deployctl.serving.docker_launch import QUICK_STOP_S, Launcher, size
 from deployctl.serving.docker_options import (
     CONFIG_NAME,
     SERVING_ROLE,
-    TRIAL_ROLE,
     ContainerFacts,
     ContainerSpec,
     DockerOptions,
@@ -50,18 +44,8 @@ from deployctl.serving.docker_options import (
 from deployctl.serving.network import NetworkRuntime
 from deployctl.serving.server_log import ago
 
-_LOG_LINES_IN_ERRORS = 40
-_LOG_LINES_TO_SEARCH = 200
-_POLL_S = 0.05
-_LOOK_AT_LOG_S = 1.0
-_ANSWER_S = 5.0
-# After its server was asked to end: the same server is started again with what it served, or is of no use.
-_QUICK_STOP_S = 2.0
 _REVIVALS = 3
 _NOBODY = "65534:65534"
-_WILDCARDS = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}
-# file_system_storage_path_source.cc, and the embedded server's words.
-_NOT_SEEN = ("Could not find base path", "No versions of servable")
 # Exit codes of a server that was asked to end, or killed by hand.
 _ENDED_ON_REQUEST = frozenset({0, 137, 143})
 
@@ -118,11 +102,11 @@ class DockerRuntime(NetworkRuntime):
                 self._check_present(config)
                 self.persist(normal(config))
                 sweep(self._models_file)
-                made = self._start_new(spec, normal(config), deadline)
+                made = self._launcher().start_new(spec, normal(config), deadline)
             elif serving.spec == spec.digest:
-                made = self._await_answer(serving, deadline)
+                made = self._launcher().await_answer(serving, deadline)
             else:
-                made = self._replace(serving, spec, normal(config), deadline)
+                made = self._launcher().replace(serving, spec, normal(config), deadline)
             return self._remember(made)
 
     def down(self, *, timeout_s: float) -> bool:
@@ -153,7 +137,7 @@ class DockerRuntime(NetworkRuntime):
                 self.persist(normal(config))
                 self._engine().restart(serving, timeout_s=self._options.stop_timeout_s)
                 self._disconnect()
-                return self._remember(self._await_ready(serving, normal(config), deadline))
+                return self._remember(self._launcher().await_ready(serving, normal(config), deadline))
         if serving is not None:
             self.down(timeout_s=self._options.stop_timeout_s)
         return self.up(config, timeout_s=max(1.0, deadline - time.monotonic()))
@@ -165,8 +149,8 @@ class DockerRuntime(NetworkRuntime):
         except EngineError as error:
             return ServerState(ServerCondition.UNREACHABLE, Endpoints("", ""), {"engine": str(error)})
         if container is None:
-            return ServerState(ServerCondition.STOPPED, self._endpoints_of(None))
-        endpoints = self._endpoints_of(container)
+            return ServerState(ServerCondition.STOPPED, self._launcher().endpoints(None))
+        endpoints = self._launcher().endpoints(container)
         if not container.running:
             condition = ServerCondition.UNREACHABLE
         else:
@@ -187,7 +171,7 @@ class DockerRuntime(NetworkRuntime):
         try:
             super().apply(config, timeout_s=timeout_s)
         except ReloadStuckError as error:
-            raise self._unseen_in_log(began) or error from error
+            raise self._unseen(since=began) or error from error
         except ServerUnavailableError as error:
             died = self._death(since=began)
             if died is not None:
@@ -245,6 +229,9 @@ class DockerRuntime(NetworkRuntime):
             self._connected = Engine()
         return self._connected
 
+    def _launcher(self) -> Launcher:
+        return Launcher(self._engine(), self._options, self._announce)
+
     def _lock(self, purpose: str, *, timeout_s: float) -> contextlib.AbstractContextManager[None]:
         return file_lock(
             self._directory / "server.lock",
@@ -273,163 +260,11 @@ class DockerRuntime(NetworkRuntime):
     def _remember(self, container: ContainerFacts) -> Endpoints:
         self._known = container
         self._watched_since = datetime.now(UTC)
-        return self._endpoints_of(container)
+        return self._launcher().endpoints(container)
 
-    def _start_new(
-        self, spec: ContainerSpec, config: ServingConfig, deadline: float, *, role: str = SERVING_ROLE
-    ) -> ContainerFacts:
-        """Makes and starts a container; one that did not become ready is left, stopped, for inspection."""
-        name = self._options.container_name if role == SERVING_ROLE else f"{self._options.container_name}-{role}"
-        published = (spec.rest_port, spec.grpc_port) if role == SERVING_ROLE else (0, 0)
-        container = self._engine().create(spec, name=name, role=role, ports=published)
-        try:
-            self._engine().start(container)
-        except BaseException:
-            # It never ran: there is nothing to inspect.
-            self._engine().remove(container)
-            raise
-        try:
-            ready = self._await_ready(container, config, deadline)
-        except BaseException:
-            self._disconnect()
-            self._engine().stop(container, timeout_s=_QUICK_STOP_S)
-            raise
-        if role == SERVING_ROLE:
-            # Only now: one that cannot start would be started again and again.
-            self._engine().keep_running(container, spec.restart)
-        return ready
-
-    def _replace(
-        self, old: ContainerFacts, spec: ContainerSpec, config: ServingConfig, deadline: float
-    ) -> ContainerFacts:
-        if _ports_differ(old, spec):
-            self._engine().rename(old, f"{old.name}-old-{old.id[:6]}")
-            self._announce(f"{self._target}: its settings have changed; a new container starts beside the old one")
-            made = self._start_new(spec, config, deadline)
-            self._end(old)
-            return made
-        self._announce(
-            f"{self._target}: its settings have changed and its ports have not, so that the old container must stop "
-            f"before the new one starts; the new one is tried on other ports first"
-        )
-        trial = self._start_new(spec, config, deadline, role=TRIAL_ROLE)
-        self._engine().remove(trial)
-        self._disconnect()
-        return self._swap(old, spec, config, deadline)
-
-    def _swap(self, old: ContainerFacts, spec: ContainerSpec, config: ServingConfig, deadline: float) -> ContainerFacts:
-        self._engine().rename(old, f"{old.name}-old-{old.id[:6]}")
-        self._engine().stop(old, timeout_s=self._options.stop_timeout_s)
-        stopped = time.monotonic()
-        try:
-            made = self._start_new(spec, config, deadline)
-        except BaseException:
-            self._engine().start(old)
-            self._await_ready(old, config, time.monotonic() + _ANSWER_S * 4)
-            self._announce(f"{self._target}: the old container serves again after {_since(stopped)} without a server")
-            raise
-        self._announce(f"{self._target}: {_since(stopped)} passed without a server")
-        self._engine().remove(old)
-        return made
-
-    def _end(self, container: ContainerFacts) -> None:
-        self._engine().stop(container, timeout_s=self._options.stop_timeout_s)
-        self._engine().remove(container)
-
-    def _await_ready(self, container: ContainerFacts, config: ServingConfig, deadline: float) -> ContainerFacts:
-        """Returns the container as it is once it answers for every model of `config`."""
-        began, pause = datetime.now(UTC), threading.Event()
-        look_at_log = time.monotonic() + _LOOK_AT_LOG_S
-        while True:
-            container = self._engine().inspect(container.id)
-            if container.status in {"exited", "dead"}:
-                raise self._exited(container)
-            if container.status == "running" and self._ready(container, config, deadline):
-                return container
-            if time.monotonic() >= look_at_log:
-                look_at_log += _LOOK_AT_LOG_S
-                if (unseen := self._unseen_in_log(began, container)) is not None:
-                    raise unseen
-            if time.monotonic() >= deadline:
-                raise ServerStartError(
-                    f"the server of {self._target} was not ready in time",
-                    log=self._log_tail(container),
-                    hint=f"deployctl logs {self._target}",
-                )
-            pause.wait(_POLL_S)
-
-    def _await_answer(self, container: ContainerFacts, deadline: float) -> ContainerFacts:
-        if container.status == "paused":
-            raise self._unhealthy(container)
-        try:
-            return self._await_ready(container, ServingConfig(), deadline)
-        except ServerStartError as error:
-            if isinstance(error, ServerExitedError):
-                raise
-            raise self._unhealthy(container) from error
-
-    def _unhealthy(self, container: ContainerFacts) -> ServerUnhealthyError:
-        health = f" ({container.health})" if container.health else ""
-        return ServerUnhealthyError(
-            f"container {container.id[:12]} of {self._target} is {container.status}{health} and does not answer",
-            hint=f"deployctl restart {self._target}",
-        )
-
-    def _ready(self, container: ContainerFacts, config: ServingConfig, deadline: float) -> bool:
-        endpoints = self._endpoints_of(container)
-        left = max(0.01, min(_ANSWER_S, deadline - time.monotonic()))
-        # The engine's proxy takes connections before the server does, so only an answer counts.
-        if not endpoints.grpc or not _rest_answers(endpoints.rest, timeout_s=left):
-            return False
-        service = self._service_at(endpoints.grpc)
-        try:
-            if not config.models:
-                return service.answers(timeout_s=left)
-            return all(
-                any(
-                    each.state is VersionState.AVAILABLE
-                    for each in service.get_model_status(model.name, timeout_s=left)
-                )
-                for model in config.models
-            )
-        except ServerUnavailableError:
-            return False
-
-    def _exited(self, container: ContainerFacts) -> ServerError:
-        if container.oom_killed:
-            return self._out_of_memory(container)
-        return ServerExitedError(
-            f"the server of {self._target} ended with exit code {container.exit_code} before it was ready; container "
-            f"{container.id[:12]} is kept until the next `deployctl up {self._target}`",
-            container.exit_code,
-            log=self._log_tail(container),
-            hint=f"deployctl logs {self._target}",
-        )
-
-    def _out_of_memory(self, container: ContainerFacts) -> ServerOutOfMemoryError:
-        limit = _size(container.memory_limit) if container.memory_limit else "none: the machine itself ran out"
-        return ServerOutOfMemoryError(self._target, limit, f"targets.{self._target}.docker.memory")
-
-    def _log_tail(self, container: ContainerFacts) -> tuple[str, ...]:
-        with contextlib.suppress(EngineError):
-            return tuple(self._engine().logs(container, lines=_LOG_LINES_IN_ERRORS, since=None, follow=False))
-        return ()
-
-    def _unseen_in_log(
-        self, since: datetime, container: ContainerFacts | None = None
-    ) -> BasePathNotVisibleError | None:
-        """Returns the error where the server says that a directory, which is there, is not."""
-        container = container or self._find()
-        if container is None:
-            return None
-        lines = self._engine().logs(container, lines=_LOG_LINES_TO_SEARCH, since=since, follow=False)
-        words = next((line for line in lines if any(each in line for each in _NOT_SEEN)), None)
-        if words is None:
-            return None
-        return BasePathNotVisibleError(
-            f"the server of {self._target} cannot see in its container what is in {self._options.repository}: {words}",
-            hint=f"deployctl doctor   (after mending it: deployctl restart {self._target})",
-        )
+    def _unseen(self, *, since: datetime) -> DeployctlError | None:
+        container = self._find()
+        return None if container is None else self._launcher().unseen_in_log(container, since=since)
 
     def _death(self, *, since: datetime) -> DeployctlError | None:
         """Returns why the server ended since then, None where it did not."""
@@ -441,12 +276,12 @@ class DockerRuntime(NetworkRuntime):
         if container is None or not deaths:
             return None
         if container.oom_killed or "oom" in deaths:
-            return self._out_of_memory(container)
+            return self._launcher().out_of_memory(container)
         status = int(deaths[-1].rpartition(" ")[2])
         return ServerExitedError(
             f"the server of {self._target} ended with exit code {status}",
             status,
-            log=self._log_tail(container),
+            log=self._launcher().log_tail(container),
             hint=f"deployctl logs {self._target}",
         )
 
@@ -465,13 +300,13 @@ class DockerRuntime(NetworkRuntime):
                 if starts == _REVIVALS or not (
                     by_itself or self._engine().deaths(container, since=self._watched_since)
                 ):
-                    raise self._exited(container) if starts else cause
+                    raise self._launcher().exited(container) if starts else cause
                 # What waits to be started by the engine has read the file before it was written.
-                self._engine().restart(container, timeout_s=_QUICK_STOP_S)
+                self._engine().restart(container, timeout_s=QUICK_STOP_S)
                 starts += 1
             try:
                 self._disconnect()
-                self._await_ready(container, config, deadline)
+                self._launcher().await_ready(container, config, deadline)
             except ServerExitedError:
                 continue
             except ServerStartError as error:
@@ -492,31 +327,14 @@ class DockerRuntime(NetworkRuntime):
         )
         detail["restarts"] = str(container.restarts)
         with contextlib.suppress(EngineError):
-            limit = f" of {_size(container.memory_limit)}" if container.memory_limit else ""
-            detail["memory"] = f"{_size(self._engine().memory_bytes(container))}{limit}"
+            limit = f" of {size(container.memory_limit)}" if container.memory_limit else ""
+            detail["memory"] = f"{size(self._engine().memory_bytes(container))}{limit}"
         return detail
 
     def _endpoints(self) -> Endpoints:
         if self._known is None or self._options.rest_port == 0 or self._options.grpc_port == 0:
             self._known = self._find()
-        return self._endpoints_of(self._known) if self._known is not None else Endpoints("", "")
-
-    def _endpoints_of(self, container: ContainerFacts | None) -> Endpoints:
-        if container is None:
-            options = self._options
-            rest = (options.host, options.rest_port) if options.rest_port else None
-            grpc = (options.host, options.grpc_port) if options.grpc_port else None
-        else:
-            rest, grpc = container.rest_address, container.grpc_address
-        return Endpoints(f"http://{self._reached(rest)}" if rest else "", self._reached(grpc) if grpc else "")
-
-    def _reached(self, address: tuple[str, int]) -> str:
-        """Returns where this machine reaches what the engine's machine has published."""
-        host, port = address
-        if self._connected is not None and host in _WILDCARDS:
-            host = self._connected.host or host
-        host = _WILDCARDS.get(host, host)
-        return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        return self._launcher().endpoints(self._known) if self._known is not None else Endpoints("", "")
 
 
 def default_user(image: ImageFacts) -> str:
@@ -533,35 +351,5 @@ def _serving(found: list[ContainerFacts], spec: ContainerSpec) -> ContainerFacts
     return running[0] if running else None
 
 
-def _ports_differ(old: ContainerFacts, spec: ContainerSpec) -> bool:
-    held = {address[1] for address in (old.rest_address, old.grpc_address) if address is not None}
-    return not {port for port in (spec.rest_port, spec.grpc_port) if port} & held
-
-
 def _identity(container: ContainerFacts, image: ImageFacts | None) -> dict[str, str]:
     return {"container": container.id, "image": container.image_id, "digest": image.digest if image else ""}
-
-
-def _rest_answers(endpoint: str, *, timeout_s: float) -> bool:
-    import http.client
-
-    host, _, port = endpoint.removeprefix("http://").rpartition(":")
-    if not port or not ports.accepts(host.strip("[]"), int(port), timeout_s=timeout_s):
-        return False
-    connection = http.client.HTTPConnection(host.strip("[]"), int(port), timeout=timeout_s)
-    try:
-        connection.request("GET", "/v1/models/-")
-        connection.getresponse().read()
-    except (OSError, http.client.HTTPException):
-        return False
-    finally:
-        connection.close()
-    return True
-
-
-def _since(moment: float) -> str:
-    return format_duration(time.monotonic() - moment)
-
-
-def _size(count: int) -> str:
-    return f"{count / 2**20:.0f} MiB" if count < 2**30 else f"{count / 2**30:.1f} GiB"
