@@ -6,14 +6,15 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import fields
+from dataclasses import asdict, fields
 from functools import cached_property
+from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, assert_never
 
 from deployctl.config.settings import RuntimeName, Settings, TargetSettings
 from deployctl.domain.clock import Observer
-from deployctl.domain.names import TargetName
+from deployctl.domain.names import ModelName, TargetName, VersionNumber
 from deployctl.errors import SettingsError, TargetNotFoundError
 from deployctl.operations.context import Context
 from deployctl.operations.target import Target
@@ -50,9 +51,42 @@ class Deployment:
     @cached_property
     def repository(self) -> ModelRepository:
         """The repository under `model_base_path`."""
-        from deployctl.repository.local import LocalModelRepository
+        return self.open_repository(self.settings.repository_location)
 
-        return LocalModelRepository(self.settings.model_base_path, self.context.clock)
+    def open_repository(self, location: str) -> ModelRepository:
+        """Returns the repository at a directory or URL, reached as the settings say.
+
+        Raises:
+            SettingsError: no implementation knows the URL's scheme, or a setting cannot be right.
+        """
+        from deployctl.repository.opening import Opening, open_repository
+
+        # Another repository than our own has a cache of its own: a version's number is not its identity.
+        ours = location == self.settings.repository_location
+        elsewhere = self.settings.state_path / "other" / sha256(location.encode()).hexdigest()[:16]
+        return open_repository(
+            Opening(
+                location=location,
+                directory=self.settings.model_base_path if ours else elsewhere,
+                clock=self.context.clock,
+                options=asdict(self.settings.repository.s3),
+                cache_bytes=self.settings.repository.cache.max_size,
+                held=self.held_versions,
+            )
+        )
+
+    def held_versions(self) -> frozenset[tuple[ModelName, VersionNumber]]:
+        """Returns the versions that serve, stand by, are labelled or are about to be, on any target."""
+        revisions = [
+            revision
+            for target in self.settings.targets
+            for revision in (*self.lineage.current(target), *self.lineage.pending(target))
+        ]
+        return frozenset(
+            (revision.model, version)
+            for revision in revisions
+            for version in (*revision.desired.versions, *revision.desired.labels.values())
+        )
 
     @cached_property
     def reader(self) -> SavedModelReader:

@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import assert_never
+from typing import TYPE_CHECKING, assert_never
 
 from deployctl.bootstrap import Deployment, docker_options
 from deployctl.config.settings import RuntimeName, TargetSettings
@@ -20,6 +20,9 @@ from deployctl.errors import (
     SettingsError,
     StorageError,
 )
+
+if TYPE_CHECKING:
+    from deployctl.repository.interface import Stray
 
 _TIMEOUT_S = 3.0
 
@@ -75,6 +78,10 @@ def _target_checks(
 
 
 def _repository(deployment: Deployment) -> str:
+    if deployment.settings.repository_scheme:
+        found = deployment.repository.examine()
+        _writable(deployment.settings.model_base_path)
+        return f"{deployment.settings.repository_location}, {len(deployment.repository.models())} models; {found}"
     base = deployment.settings.model_base_path
     if not base.is_dir():
         raise StorageError(f"{base} does not exist", hint="deployctl init")
@@ -91,10 +98,16 @@ def _strays(deployment: Deployment) -> str:
         raise StorageError(
             f"{len(strays)} entries look like versions to a polling server, e.g. {first.model}/{first.name} "
             f"({first.problem})",
-            hint=f"mv {deployment.settings.model_base_path / first.model / first.name} /tmp/",
+            hint=_mend_stray(deployment, first),
         )
     leftovers = deployment.repository.leftovers()
-    return f"none{f', {len(leftovers)} unfinished exports to be removed by the next publish' if leftovers else ''}"
+    return f"none{f', {len(leftovers)} unfinished exports: deployctl gc removes them' if leftovers else ''}"
+
+
+def _mend_stray(deployment: Deployment, stray: Stray) -> str:
+    if deployment.settings.repository_scheme:
+        return f"aws s3 ls {deployment.settings.repository_location.rstrip('/')}/{stray.model}/{stray.name}"
+    return f"mv {deployment.settings.model_base_path / stray.model / stray.name} /tmp/"
 
 
 def _lineage(deployment: Deployment) -> str:

@@ -113,7 +113,6 @@ def settings() -> str:
         f"that begins with `{ENVIRONMENT_PREFIX}`, is an error.\n",
         'A duration is a number of seconds, or a text such as `"90s"` or `"5m"`; bytes are a number, or a text such as',
         '`"20GiB"`. A list in a variable or a flag is separated by blanks.\n',
-
         "Two variables are no settings: `DEPLOYCTL_CONFIG` names the settings file, `DEPLOYCTL_TARGET` the target that",
         "commands mean when none is named.\n",
         "## Top level\n",

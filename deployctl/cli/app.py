@@ -13,7 +13,17 @@ import typer
 from typer.core import TyperGroup
 
 from deployctl import __version__
-from deployctl.cli import bash_completion, database, inspection, prediction, rollouts, servers, settings, versions
+from deployctl.cli import (
+    bash_completion,
+    database,
+    inspection,
+    prediction,
+    rollouts,
+    servers,
+    settings,
+    stores,
+    versions,
+)
 from deployctl.cli.options import Session
 from deployctl.cli.render import style
 from deployctl.errors import DeployctlError, UsageError
@@ -80,7 +90,7 @@ def root(
     context.obj = Session(config, tuple(flags or ()))
 
 
-for module in (settings, servers, versions, inspection, rollouts, prediction, database):
+for module in (settings, servers, versions, inspection, rollouts, prediction, stores, database):
     module.register(app)
 
 

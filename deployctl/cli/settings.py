@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -11,6 +11,9 @@ from deployctl.cli.options import Output, OutputOption, session
 from deployctl.cli.render import style, write, write_json, write_table
 from deployctl.domain.secret import masked
 from deployctl.errors import DependencyError, StorageError, UsageError
+
+if TYPE_CHECKING:
+    from deployctl.bootstrap import Deployment
 
 config_app = typer.Typer(help="Show the settings that apply.", no_args_is_help=True)
 
@@ -52,6 +55,7 @@ def init(
         if not base_path.exists():
             _make(base_path)
             made.append(str(base_path))
+        rule = _lifecycle_rule(deployment)
         if migrate.upgrade(deployment.lineage_url, now=deployment.context.clock.now()).changed:
             made.append(masked(deployment.settings.lineage.url))
     if output is Output.JSON:
@@ -61,6 +65,18 @@ def init(
             write(thing if output is Output.NAME else f"made {thing}")
         if not made and output is Output.TABLE:
             write(f"{file} is there already; nothing was changed")
+        if rule is not None and output is Output.TABLE:
+            write("the bucket's lifecycle should have this rule: aws s3api put-bucket-lifecycle-configuration")
+            write(rule)
+
+
+def _lifecycle_rule(deployment: Deployment) -> str | None:
+    """Returns the rule by which a bucket clears away what killed publishers left, None for other repositories."""
+    if deployment.settings.repository_scheme != "s3":
+        return None
+    from deployctl.repository.s3_policy import lifecycle
+
+    return lifecycle(deployment.settings.repository_location)
 
 
 def _make(directory: Path) -> None:

@@ -139,7 +139,7 @@ def _list_models(deployment: Deployment, output: Output) -> None:
             [(each.model, f"@{each.latest}" if each.count else "-", str(each.count)) for each in models],
         )
     else:
-        write(f"no models in {deployment.settings.model_base_path}")
+        write(f"no models in {deployment.settings.repository_location}")
 
 
 def _list_versions(deployment: Deployment, model: Any, output: Output) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 
 from deployctl.config.settings import (
     DURATION,
+    SIZE,
     LineageSettings,
     RepositorySettings,
     Settings,
@@ -19,6 +20,7 @@ from deployctl.config.settings import (
     leaves,
 )
 from deployctl.domain.duration import parse_duration
+from deployctl.domain.size import parse_size
 from deployctl.errors import SettingsError, UsageError
 
 
@@ -31,6 +33,8 @@ def coerce(key: str, value: Any, where: str) -> Any:
     kind, definition = _setting(key, where)
     if definition.metadata["kind"] == DURATION and isinstance(value, str):
         return _duration(key, value, where)
+    if definition.metadata["kind"] == SIZE and isinstance(value, str):
+        return _size(key, value, where)
     if isinstance(value, str) and issubclass(kind, Enum):
         return _choice(key, kind, value, where)
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
@@ -45,7 +49,7 @@ def coerce(key: str, value: Any, where: str) -> Any:
 def from_text(key: str, text: str, where: str) -> Any:
     """Returns the value that `text` spells for setting `key`, as `coerce`; list items are parted by white space."""
     kind, definition = _setting(key, where)
-    if definition.metadata["kind"] == DURATION or kind is str or issubclass(kind, Enum):
+    if definition.metadata["kind"] in {DURATION, SIZE} or kind is str or issubclass(kind, Enum):
         return coerce(key, text, where)
     try:
         value: Any = _READ[kind](text)
@@ -92,6 +96,13 @@ def _duration(key: str, value: str, where: str) -> float:
         return parse_duration(value)
     except UsageError as error:
         raise SettingsError(f"{key} = {value!r} in {where} is not {_DESCRIBED[float]}") from error
+
+
+def _size(key: str, value: str, where: str) -> int:
+    try:
+        return parse_size(value)
+    except UsageError as error:
+        raise SettingsError(f'{key} = {value!r} in {where} is not an amount of bytes such as "20GiB"') from error
 
 
 def _choice(key: str, kind: type[Enum], value: str, where: str) -> Enum:

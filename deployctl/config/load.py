@@ -34,7 +34,7 @@ ENVIRONMENT_PREFIX = "DEPLOYCTL_"
 RESERVED_VARIABLES = frozenset({"DEPLOYCTL_CONFIG", "DEPLOYCTL_TARGET", "DEPLOYCTL_REQUIRE"})
 _SECTIONS: Mapping[str, type] = {"repository": RepositorySettings, "lineage": LineageSettings}
 _TABLES = ("targets", *_SECTIONS)
-_SUB_TABLES = ("docker", "external")
+_SUB_TABLES = ("docker", "external", "s3", "cache")
 _TOP_LEVEL = ("state_dir", "default_target")
 
 
@@ -105,6 +105,8 @@ def load(
 def _concerns(settings: Settings, key: str, origin: str) -> bool:
     """Whether `key` was set, or has an effect: defaults of the other runtimes would only hide the target's own."""
     section, name, *rest = f"{key}.".split(".")
+    if section == "repository" and origin == "default" and name in _SUB_TABLES:
+        return bool(settings.repository_scheme)
     if section != "targets" or origin != "default":
         return True
     runtime = settings.targets[TargetName(name)].runtime
@@ -119,7 +121,7 @@ def value_of(settings: Settings, key: str) -> Any:
     if section == "targets":
         name, _, attribute = rest.partition(".")
         return attrgetter(attribute)(settings.targets[TargetName(name)])
-    return getattr(getattr(settings, section), rest) if rest else getattr(settings, section)
+    return attrgetter(key)(settings)
 
 
 def _defaults() -> tuple[dict[str, Any], dict[str, str]]:

@@ -18,8 +18,9 @@ from deployctl.domain.serving import PullPolicy
 
 T = TypeVar("T")
 
-# The mark of a float field that takes durations.
+# The mark of a float field that takes durations, and of a whole number that takes amounts of bytes.
 DURATION = "duration"
+SIZE = "size"
 
 
 class RuntimeName(StrEnum):
@@ -31,8 +32,65 @@ class RuntimeName(StrEnum):
 
 
 def setting(doc: str, *, default: Any, kind: str = "") -> Any:
-    """Returns a dataclass field with its reference text; `kind` is DURATION for seconds."""
+    """Returns a dataclass field with its reference text; `kind` is DURATION for seconds, SIZE for bytes."""
     return field(default=default, metadata={"doc": doc, "kind": kind})
+
+
+class Addressing(StrEnum):
+    """Where the bucket's name is in a request: in the path, in the host name, or as the SDK finds best."""
+
+    AUTO = "auto"
+    PATH = "path"
+    VIRTUAL = "virtual"
+
+
+class Encryption(StrEnum):
+    """How the store encrypts what it keeps: as the bucket says, with S3's own keys, or with a key of AWS KMS."""
+
+    BUCKET = ""
+    S3 = "AES256"
+    KMS = "aws:kms"
+
+
+@dataclass(frozen=True, slots=True)
+class S3Settings:
+    """How a repository in an S3-compatible store is reached; credentials come from AWS's own chain, never from here."""
+
+    endpoint_url: str = setting("URL of the store; empty: AWS.", default="")
+    region: str = setting("Region of the bucket; empty: as AWS's own settings say.", default="")
+    addressing: Addressing = setting(
+        'Where the bucket\'s name is in a request: "path", "virtual" (in the host name) or "auto".',
+        default=Addressing.AUTO,
+    )
+    profile: str = setting("Profile of AWS's own settings to take credentials from; empty: its default.", default="")
+    sse: Encryption = setting(
+        'How the store encrypts objects: "AES256", "aws:kms", or empty for what the bucket says.',
+        default=Encryption.BUCKET,
+    )
+    kms_key_id: str = setting('Key for `sse = "aws:kms"`; empty: AWS\'s own for S3.', default="")
+    storage_class: str = setting("Storage class of versions' files; empty: the store's default.", default="")
+    requester_pays: bool = setting("Whether we pay for requests to somebody else's bucket.", default=False)
+    tags: tuple[str, ...] = setting("Tags for versions' files, each `KEY=VALUE`.", default=())
+    single_publisher: bool = setting(
+        "Whether never two publish at a time, so that a store that ignores conditional puts will do.", default=False
+    )
+    deadline_s: float = setting(
+        "How long one request may take, with all its repetitions.", default=120.0, kind=DURATION
+    )
+    connections: int = setting("How many requests are under way at the same time.", default=10)
+
+
+@dataclass(frozen=True, slots=True)
+class CacheSettings:
+    """Where versions of a repository that is elsewhere are kept on this machine."""
+
+    path: str = setting("Directory of the cache; relative to the settings file; empty: below `state_dir`.", default="")
+    max_size: int = setting(
+        'What the cache\'s files are kept below by removing what served longest ago, such as "50GiB"; 0: no bound. '
+        "What serves, stands by or is labelled is never removed.",
+        default=0,
+        kind=SIZE,
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,10 +98,12 @@ class RepositorySettings:
     """Where published models live."""
 
     model_base_path: str = setting(
-        "Directory of the repository; relative to the settings file. Versions are "
+        "Directory of the repository, relative to the settings file, or `s3://BUCKET/PREFIX`. Versions are "
         "`<model_base_path>/<model>/<version>/`.",
         default="models",
     )
+    s3: S3Settings = field(default_factory=S3Settings)
+    cache: CacheSettings = field(default_factory=CacheSettings)
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,9 +233,22 @@ class Settings:
     targets: Mapping[TargetName, TargetSettings] = field(default_factory=dict)
 
     @property
+    def repository_scheme(self) -> str:
+        """What kind of store the repository is in: "s3", or "" for a directory."""
+        scheme, separator, _ = self.repository.model_base_path.partition("://")
+        return scheme if separator else ""
+
+    @property
+    def repository_location(self) -> str:
+        """Where the repository is: its absolute directory, or its URL."""
+        return self.repository.model_base_path if self.repository_scheme else str(self.model_base_path)
+
+    @property
     def model_base_path(self) -> Path:
-        """The repository's absolute directory."""
-        return self.root / self.repository.model_base_path
+        """The absolute directory that servers on this machine read: the repository's, or that of its cache."""
+        if not self.repository_scheme:
+            return self.root / self.repository.model_base_path
+        return self.root / self.repository.cache.path if self.repository.cache.path else self.state_path / "cache"
 
     @property
     def state_path(self) -> Path:

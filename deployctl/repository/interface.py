@@ -182,6 +182,10 @@ class ModelRepository(abc.ABC):
         del model
         return ()
 
+    def examine(self) -> str:
+        """Returns what `doctor` should say of the store, after trying what publishing needs of it."""
+        return ""
+
     @abc.abstractmethod
     def strays(self) -> tuple[Stray, ...]:
         """Returns what a server polling the repository would take for versions though it is none of ours."""

@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
     from deployctl.domain.clock import Clock, Observer
+    from deployctl.repository.opening import Opening
 
 # Room for the manifest, directories and the last block of each file.
 _SPARE_BYTES = 1 << 20
@@ -297,6 +298,11 @@ class LocalModelRepository(ModelRepository):
         with storage_errors("reach the repository", self._base):
             if not self._base.is_dir():
                 raise StorageError(f"there is no repository at {self._base}", hint="deployctl init")
+
+
+def open_local(opening: Opening) -> LocalModelRepository:
+    """Returns the repository in the directory `opening.location`."""
+    return LocalModelRepository(Path(opening.location), opening.clock)
 
 
 def _refuse_unsafe(tree: Tree) -> None:

@@ -40,7 +40,14 @@ from deployctl.repository.interface import (
     StagedVersion,
     Stray,
 )
-from deployctl.repository.s3_claims import Beating, Contents, Numbers, Publisher, Reservation
+from deployctl.repository.s3_claims import (
+    Beating,
+    Contents,
+    Numbers,
+    Publisher,
+    Reservation,
+    probe_conditional_puts,
+)
 from deployctl.repository.s3_client import Found, S3Store
 from deployctl.repository.s3_keys import (
     MANIFESTS,
@@ -218,6 +225,17 @@ class S3ModelRepository(ModelRepository):
     def base_path(self, model: ModelName) -> Path:
         """See `ModelRepository.base_path`; in the cache."""
         return self._cache.base_path(model)
+
+    def examine(self) -> str:
+        """Returns that the store keeps publishers apart, after trying it.
+
+        Raises:
+            ConditionalPutsError: it ignores conditional puts; publishing is refused.
+        """
+        if self._store.options.single_publisher:
+            return "set to be published to by one at a time"
+        probe_conditional_puts(self._store)
+        return "conditional puts work"
 
     def strays(self) -> tuple[Stray, ...]:
         """Returns what looks like a version in the store though nobody published or claimed it."""

@@ -24,7 +24,7 @@ from deployctl.repository.s3_errors import Absent, DeadlinePassed, LostRace, sto
 Result = TypeVar("Result")
 
 SCHEME = "s3://"
-_ATTEMPTS = 5
+_ATTEMPTS = 4
 _CONNECT_TIMEOUT_S = 5
 _READ_TIMEOUT_S = 20
 _FIRST_PAUSE_S = 0.1

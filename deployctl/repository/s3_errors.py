@@ -36,6 +36,7 @@ _SKEWED = frozenset({"RequestTimeTooSkewed", "RequestExpired"})
 _DAMAGED = frozenset({"BadDigest", "InvalidDigest", "IncompleteBody", "XAmzContentSHA256Mismatch"})
 # AWS says ConditionalRequestConflict, Ceph ConcurrentModification.
 _LOST_RACE = frozenset({"PreconditionFailed", "ConditionalRequestConflict", "ConcurrentModification", "412", "409"})
+_LOOK = "deployctl config show --origin"
 _ABSENT = frozenset({"NoSuchKey", "404", "NotFound", "NoSuchUpload"})
 
 
@@ -66,7 +67,7 @@ def store_errors(action: str, where: str) -> Iterator[None]:
     except ClientError as error:
         raise _from_answer(action, where, error.response) from error
     except DeadlinePassed as error:
-        raise StoreUnavailableError(f"cannot {action} {where}: {error}", hint="deployctl doctor") from error
+        raise StoreUnavailableError(f"cannot {action} {where}: {error}", hint=_LOOK) from error
     except (BotoCoreError, OSError) as error:
         raise from_sdk(action, where, error) from error
 
@@ -93,7 +94,7 @@ def _from_answer(action: str, where: str, response: dict[str, Any]) -> Exception
     if code in _DENIED or status == 403:
         return StoreDeniedError(said, hint="deployctl s3 policy --role publisher")
     if code in {"SlowDown", "RequestTimeout"} or status >= 500 or status == 429:
-        return StoreUnavailableError(said, hint="deployctl doctor")
+        return StoreUnavailableError(said, hint=_LOOK)
     return StorageError(said, hint="deployctl doctor")
 
 
@@ -119,5 +120,5 @@ def from_sdk(action: str, where: str, error: Exception) -> StorageError:
     if isinstance(error, sdk.IncompleteReadError | sdk.FlexibleChecksumError | sdk.ResponseStreamingError):
         return DamagedTransferError(said)
     if isinstance(error, sdk.HTTPClientError | sdk.ConnectionError | OSError):
-        return StoreUnavailableError(said, hint="deployctl doctor")
+        return StoreUnavailableError(said, hint=_LOOK)
     return StorageError(said, hint="deployctl doctor")

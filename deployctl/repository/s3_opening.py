@@ -1,0 +1,42 @@
+"""From settings to a repository in an object store."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from deployctl.errors import SettingsError
+from deployctl.repository.cache import CacheOptions, VersionCache
+from deployctl.repository.s3 import S3ModelRepository
+from deployctl.repository.s3_client import S3Options, S3Store, parse_url
+
+if TYPE_CHECKING:
+    from deployctl.repository.opening import Opening
+
+
+def open_s3(opening: Opening) -> S3ModelRepository:
+    """Returns the repository at `s3://BUCKET/PREFIX`; nothing is asked of the store before it is used.
+
+    Raises:
+        SettingsError: the URL or a setting cannot be right.
+    """
+    options = s3_options(opening)
+    cache = CacheOptions(opening.directory, max_bytes=opening.cache_bytes, workers=options.connections)
+    return S3ModelRepository(S3Store(options), VersionCache(cache, opening.clock, opening.held), opening.clock)
+
+
+def s3_options(opening: Opening) -> S3Options:
+    """Returns how the store is reached.
+
+    Raises:
+        SettingsError: as above.
+    """
+    bucket, prefix = parse_url(opening.location)
+    options = S3Options(bucket=bucket, prefix=prefix, **opening.options)
+    wrong = [tag for tag in options.tags if not tag.partition("=")[0]]
+    if wrong:
+        raise SettingsError(f"repository.s3.tags: {wrong[0]!r} is not KEY=VALUE")
+    if options.kms_key_id and options.sse != "aws:kms":
+        raise SettingsError('repository.s3.kms_key_id needs repository.s3.sse = "aws:kms"')
+    if options.connections < 1:
+        raise SettingsError(f"repository.s3.connections = {options.connections} is not at least 1")
+    return options
