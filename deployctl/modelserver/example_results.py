@@ -21,13 +21,15 @@ _CLASSES, _SCORES = "classes", "scores"
 _OUTPUTS = "outputs"
 
 
-def classification_tensors(signature: Signature) -> tuple[TensorSpec, dict[str, TensorSpec]]:
+def classification_tensors(signature: Signature, *, check_method: bool) -> tuple[TensorSpec, dict[str, TensorSpec]]:
     """Returns the tensor of serialized examples, and "classes", "scores" or both.
+
+    Signatures made by TensorFlow 2 all have Predict's method, so that `check_method` would refuse them.
 
     Raises:
         StatusError: INVALID_ARGUMENT or FAILED_PRECONDITION when the signature is not a classification.
     """
-    if signature.method != CLASSIFY_METHOD:
+    if check_method and signature.method != CLASSIFY_METHOD:
         raise _invalid(
             f"Expected classification signature method_name to be {CLASSIFY_METHOD}. Was: {signature.method}"
         )
@@ -47,13 +49,13 @@ def classification_tensors(signature: Signature) -> tuple[TensorSpec, dict[str, 
     return source, outputs
 
 
-def regression_tensors(signature: Signature) -> tuple[TensorSpec, TensorSpec]:
-    """Returns the tensor of serialized examples, and the tensor of values.
+def regression_tensors(signature: Signature, *, check_method: bool) -> tuple[TensorSpec, TensorSpec]:
+    """Returns the tensor of serialized examples, and the tensor of values; see `classification_tensors`.
 
     Raises:
         StatusError: INVALID_ARGUMENT or FAILED_PRECONDITION when the signature is not a regression.
     """
-    if signature.method != REGRESS_METHOD:
+    if check_method and signature.method != REGRESS_METHOD:
         raise _invalid(f"Expected regression signature method_name to be {REGRESS_METHOD}. Was: {signature.method}")
     if len(signature.inputs) != 1:
         raise _invalid("Expected one input Tensor.")

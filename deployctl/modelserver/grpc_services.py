@@ -9,19 +9,19 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar, cast
 
-from deployctl.domain.saved_model import CLASSIFY_METHOD, DEFAULT_SIGNATURE, REGRESS_METHOD
+from deployctl.domain.saved_model import CLASSIFY_METHOD, DEFAULT_SIGNATURE
 from deployctl.modelserver import wire
 from deployctl.modelserver.config_file import models_from_proto
-from deployctl.modelserver.interface import Code, ModelSpec, Servable, ServerCore, StatusError
+from deployctl.modelserver.interface import Code, InferenceTask, ModelSpec, Servable, ServerCore, StatusError
 from deployctl.modelserver.metrics import Metrics
 from deployctl.modelserver.model_config import ConfiguredModel
 from deployctl.modelserver.tensor_proto import TensorProtoError, decode, encode
 from deployctl.protos import serving_pb2 as pb
 
 if TYPE_CHECKING:
-    from deployctl.modelserver.interface import Tensor
+    from deployctl.modelserver.interface import Classification, Regression, Tensor
 
 logger = logging.getLogger(__name__)
 
@@ -117,22 +117,21 @@ class PredictionService:
         return pb.RegressionResponse(result=_regression_result(values), model_spec=answered).SerializeToString()
 
     def multi_inference(self, request: pb.MultiInferenceRequest, timeout_s: float | None) -> bytes:
-        """Answers MultiInference, each task by a run of its own."""
-        if not request.tasks:
-            raise StatusError(Code.INVALID_ARGUMENT, "Inference request must have at least one task.")
+        """Answers MultiInference, all tasks by one run."""
+        name = _model_of(request.tasks)
         with self._core.servable(_spec(request.tasks[0].model_spec)) as servable:
-            keys = _checked_tasks(request, servable)
-            examples = _examples(request.input)
+            tasks = [InferenceTask(task.model_spec.signature_name, task.method_name) for task in request.tasks]
+            answers = servable.infer(tasks, _examples(request.input), timeout_s=timeout_s)
             response = pb.MultiInferenceResponse()
-            for task, key in zip(request.tasks, keys, strict=True):
+            for task, answer in zip(tasks, answers, strict=True):
                 result = response.results.add()
-                if task.method_name == CLASSIFY_METHOD:
-                    rows = servable.classify(key, examples, timeout_s=timeout_s)
-                    result.classification_result.CopyFrom(_classification_result(rows))
+                if task.method == CLASSIFY_METHOD:
+                    result.classification_result.CopyFrom(_classification_result(cast("Classification", answer)))
                 else:
-                    values = servable.regress(key, examples, timeout_s=timeout_s)
-                    result.regression_result.CopyFrom(_regression_result(values))
-                result.model_spec.CopyFrom(_answering_spec(servable, _spec(task.model_spec), key))
+                    result.regression_result.CopyFrom(_regression_result(cast("Regression", answer)))
+                result.model_spec.CopyFrom(
+                    _answering_spec(servable, ModelSpec(name), task.signature_name or DEFAULT_SIGNATURE)
+                )
             return response.SerializeToString()
 
     def get_model_metadata(self, request: pb.GetModelMetadataRequest, _timeout_s: float | None) -> bytes:
@@ -268,34 +267,16 @@ def _first_model(request: pb.MultiInferenceRequest) -> str:
     return request.tasks[0].model_spec.name if request.tasks else ""
 
 
-def _checked_tasks(request: pb.MultiInferenceRequest, servable: Servable) -> list[str]:
-    """Returns the signature of each task (tensorflow_serving/servables/tensorflow/multi_inference.cc)."""
-    from deployctl.modelserver.example_results import classification_tensors, regression_tensors
-
-    keys: list[str] = []
-    sources: set[str] = set()
-    for task in request.tasks:
-        if not task.model_spec.name:
-            raise _invalid("Found ModelSpec with an empty model name.")
-        if task.model_spec.name != request.tasks[0].model_spec.name:
-            raise _invalid("All ModelSpecs in a MultiInferenceRequest must access the same model name.")
-        key = task.model_spec.signature_name or DEFAULT_SIGNATURE
-        if key in keys:
-            raise _invalid(f"Duplicate evaluation of signature: {key}")
-        keys.append(key)
-        signature = servable.signatures.get(key)
-        if signature is None:
-            raise _invalid(f"Requested signature not found in model graph: {key}")
-        if task.method_name == CLASSIFY_METHOD:
-            source, _ = classification_tensors(signature)
-        elif task.method_name == REGRESS_METHOD:
-            source, _ = regression_tensors(signature)
-        else:
-            raise StatusError(Code.UNIMPLEMENTED, f"Unsupported signature method_name: {task.method_name}")
-        sources.add(source.tensor)
-        if len(sources) > 1:
-            raise _invalid("Input tensor must be the same for all Signatures.")
-    return keys
+def _model_of(tasks: Sequence[pb.InferenceTask]) -> str:
+    """The one model that all tasks name (tensorflow_serving/servables/tensorflow/multi_inference.cc)."""
+    if not tasks:
+        raise _invalid("Inference request must have at least one task.")
+    names = [task.model_spec.name for task in tasks]
+    if "" in names:
+        raise _invalid("Found ModelSpec with an empty model name.")
+    if len(set(names)) > 1:
+        raise _invalid("All ModelSpecs in a MultiInferenceRequest must access the same model name.")
+    return names[0]
 
 
 def _invalid(message: str) -> StatusError:

@@ -18,6 +18,10 @@ if TYPE_CHECKING:
 
     Tensor = NDArray[np.generic]
     """String tensors are object arrays of `bytes`."""
+    Classification = list[list[tuple[str, float]]]
+    """For each example, (label, score) pairs."""
+    Regression = list[float]
+    Inference = Classification | Regression
 
 
 class Code(IntEnum):
@@ -59,6 +63,14 @@ class ModelSpec:
     version: int | None = None
     label: str | None = None
     signature_name: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class InferenceTask:
+    """One question of a MultiInference: `method` is a signature's method name, Classify's or Regress's."""
+
+    signature_name: str
+    method: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +119,12 @@ class Servable(abc.ABC):
     @abc.abstractmethod
     def regress(self, signature_name: str, examples: Sequence[bytes], *, timeout_s: float | None) -> list[float]:
         """Runs a Regress signature over serialized tf.Example; one value for each example."""
+
+    @abc.abstractmethod
+    def infer(
+        self, tasks: Sequence[InferenceTask], examples: Sequence[bytes], *, timeout_s: float | None
+    ) -> list[Inference]:
+        """Answers all `tasks` about the same serialized tf.Examples by one run; each as `classify` or `regress`."""
 
 
 class ServerCore(abc.ABC):

@@ -31,7 +31,8 @@ class LoaderOptions:
 
     Attributes:
         session: how sessions are made.
-        check_method_names: refuse Predict on signatures whose method is none of TensorFlow Serving's.
+        check_method_names: refuse Classify and Regress on signatures of another method, and Predict on those whose
+            method is none of TensorFlow Serving's.
         warm_up: replay the model's own requests before it serves.
         warm_up_iterations: how often each.
         batching: put requests into batches with these parameters; None runs each alone.
@@ -61,7 +62,9 @@ class SavedModelLoader(Loader):
         """Returns the version, loaded and warmed up."""
         runner = self._runner(path)
         try:
-            servable = TensorFlowServable(name, version, runner, check_method_names=self._options.check_method_names)
+            servable = TensorFlowServable(
+                name, version, runner, check_method_names=self._options.check_method_names, metrics=self._metrics
+            )
             if self._options.warm_up:
                 warm_up(servable, path, iterations=self._options.warm_up_iterations, metrics=self._metrics)
         except BaseException:

@@ -20,6 +20,7 @@ import numpy as np
 from deployctl.domain.saved_model import DEFAULT_SIGNATURE, TensorSpec
 from deployctl.errors import DeployctlError, InvalidRequestError
 from deployctl.modelserver import wire
+from deployctl.modelserver.difference import difference
 from deployctl.modelserver.dtypes import BY_NAME, NAMES, STRING
 from deployctl.modelserver.interface import StatusError
 from deployctl.modelserver.packed import to_json, unpack
@@ -295,24 +296,6 @@ def _compare(session: Session, request: Mapping[str, Any]) -> dict[str, Any]:
             for name in expected
         ]
     return {"outputs": found}
-
-
-def difference(expected: Array, actual: Array, *, rtol: float, atol: float) -> dict[str, Any]:
-    """Returns how far `actual` is from `expected`: the largest difference, and whether it is within tolerance."""
-    if expected.shape != actual.shape:
-        reason = f"shape {list(actual.shape)} instead of {list(expected.shape)}"
-        return {"within": False, "max_difference": None, "reason": reason}
-    if expected.dtype.kind == "O" or expected.dtype != actual.dtype or expected.dtype.names:
-        same = expected.dtype.kind == actual.dtype.kind and bool(np.all(expected == actual))
-        return {"within": same, "max_difference": 0.0 if same else None, "reason": "" if same else "other values"}
-    off = np.abs(expected.astype(np.complex128) - actual.astype(np.complex128))
-    both_nan = np.isnan(expected) & np.isnan(actual) if expected.dtype.kind in "fc" else np.zeros(off.shape, bool)
-    off[both_nan] = 0
-    equal_infinities = expected == actual
-    off[equal_infinities] = 0
-    allowed = atol + rtol * np.abs(expected.astype(np.complex128))
-    within = bool(np.all((off <= allowed) | equal_infinities | both_nan))
-    return {"within": within, "max_difference": float(off.max()) if off.size else 0.0, "reason": ""}
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from deployctl.errors import PortTakenError, ServerStartError
+from deployctl.modelserver.costs import RecentCosts
 from deployctl.modelserver.interface import Code, StatusError
 from deployctl.modelserver.metrics import Metrics
 from deployctl.modelserver.rest_routes import (
@@ -48,15 +49,9 @@ logger = logging.getLogger(__name__)
 
 # The methods that upstream lets through to its handler; libevent answers the others itself.
 _METHODS = frozenset(("GET", "POST", "HEAD", "PUT", "DELETE", "OPTIONS", "PATCH"))
-_INLINE_SECONDS = 0.0005
-# A call on the event loop that takes longer keeps the next ones of its kind off it.
-_HELD_UP_SECONDS = 0.005
-_BANNED_CALLS = 64
-_MOST_BANNED_CALLS = 1 << 20
 # Only to tell kinds of calls apart before the body is parsed; a wrong guess costs time, not truth.
 _SIGNATURE_NAME = re.compile(rb'"signature_name"\s*:\s*"([^"]*)"')
 _INLINE_BODY_BYTES = 64 << 10
-_MOST_COSTS = 4096
 _START_SECONDS = 30.0
 
 
@@ -197,42 +192,6 @@ def _bind_error(host: str, port: int, error: OSError) -> PortTakenError | Server
     return ServerStartError(f"cannot listen on {host or '*'}:{port}: {error.strerror}")
 
 
-class _Costs:
-    """How long each kind of call takes when nothing disturbs it, to choose where the next one runs."""
-
-    def __init__(self) -> None:
-        self._lowest: dict[object, float] = {}
-        self._banned: dict[object, int] = {}
-        self._next_ban: dict[object, int] = {}
-
-    def quick(self, key: object) -> bool:
-        """Whether the next call may run on the event loop."""
-        banned = self._banned.get(key, 0)
-        if banned:
-            self._banned[key] = banned - 1
-            return False
-        return self._lowest.get(key, 1.0) < _INLINE_SECONDS
-
-    def record(self, key: object, seconds: float, *, inline: bool) -> None:
-        """Follows the lowest recent time: on the pool most of the time of a quick call is waiting for its turn.
-
-        A call that held up the event loop sends the next ones to the pool, however quick they have been, and twice
-        as many each time it happens.
-        """
-        previous = self._lowest.get(key)
-        if previous is None:
-            if len(self._lowest) >= _MOST_COSTS:
-                self._lowest.clear()
-                self._banned.clear()
-                self._next_ban.clear()
-            previous = seconds
-        self._lowest[key] = min(seconds, previous * 1.1)
-        if inline and seconds > _HELD_UP_SECONDS:
-            ban = self._next_ban.get(key, _BANNED_CALLS)
-            self._banned[key] = ban
-            self._next_ban[key] = min(2 * ban, _MOST_BANNED_CALLS)
-
-
 class _TooLargeError(Exception):
     """A body exceeds the limit."""
 
@@ -245,7 +204,7 @@ class _Application:
         self._options = options
         self._metrics = metrics
         self._pool = pool
-        self._costs = _Costs()
+        self._costs = RecentCosts()
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         reply = await self._reply(scope, receive)

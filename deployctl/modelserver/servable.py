@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
@@ -13,25 +15,38 @@ from deployctl.domain.saved_model import (
     PREDICT_METHOD,
     REGRESS_METHOD,
     Signature,
-    TensorSpec,
 )
 from deployctl.modelserver import example_results
-from deployctl.modelserver.interface import Code, StatusError
+from deployctl.modelserver.interface import Code, InferenceTask, StatusError
 from deployctl.modelserver.lifecycle import LoadedServable
+from deployctl.modelserver.metrics import Metrics
 from deployctl.modelserver.runner import Runner
 
 if TYPE_CHECKING:
-    from deployctl.modelserver.interface import Tensor
+    from deployctl.modelserver.interface import Classification, Inference, Regression, Tensor
+
+# What tensorflow_serving/servables/tensorflow/predict_util.cc calls its runtime in metrics.
+_RUNTIME = "TF1"
+_VALUES = "outputs"
 
 
 class TensorFlowServable(LoadedServable):
     """One version, run by a TensorFlow session (directly or in batches)."""
 
-    def __init__(self, name: str, version: int, runner: Runner, *, check_method_names: bool = False) -> None:
+    def __init__(
+        self,
+        name: str,
+        version: int,
+        runner: Runner,
+        *,
+        check_method_names: bool = False,
+        metrics: Metrics | None = None,
+    ) -> None:
         self.name = name
         self.version = version
         self._runner = runner
         self._check_method_names = check_method_names
+        self._metrics = metrics or Metrics()
 
     @property
     def signatures(self) -> Mapping[str, Signature]:
@@ -61,49 +76,90 @@ class TensorFlowServable(LoadedServable):
         _check_input_count(signature, inputs)
         feeds = _feeds(signature, inputs, self._runner.signatures.defaults.get(key, {}))
         names = _chosen_outputs(signature, output_filter)
-        results = self._runner.run(feeds, [signature.outputs[name].tensor for name in names], timeout_s=timeout_s)
+        results = self._run("Predict", feeds, [signature.outputs[name].tensor for name in names], timeout_s)
         return dict(zip(names, results, strict=True))
 
-    def classify(
-        self, signature_name: str, examples: Sequence[bytes], *, timeout_s: float | None
-    ) -> list[list[tuple[str, float]]]:
+    def classify(self, signature_name: str, examples: Sequence[bytes], *, timeout_s: float | None) -> Classification:
         """Runs a Classify signature (tensorflow_serving/servables/tensorflow/classifier.cc)."""
-        signature = self._example_signature(signature_name, CLASSIFY_METHOD, "classification")
-        source, outputs = example_results.classification_tensors(signature)
-        results = self._run_examples(source, outputs.values(), examples, timeout_s)
-        return example_results.classifications(dict(zip(outputs, results, strict=True)), len(examples))
+        (answer,) = self._answers("Classify", [self._question(signature_name, CLASSIFY_METHOD)], examples, timeout_s)
+        return cast("Classification", answer)
 
-    def regress(self, signature_name: str, examples: Sequence[bytes], *, timeout_s: float | None) -> list[float]:
+    def regress(self, signature_name: str, examples: Sequence[bytes], *, timeout_s: float | None) -> Regression:
         """Runs a Regress signature (tensorflow_serving/servables/tensorflow/regressor.cc)."""
-        signature = self._example_signature(signature_name, REGRESS_METHOD, "regression")
-        source, output = example_results.regression_tensors(signature)
-        (result,) = self._run_examples(source, [output], examples, timeout_s)
-        return example_results.regressions(result, len(examples))
+        (answer,) = self._answers("Regress", [self._question(signature_name, REGRESS_METHOD)], examples, timeout_s)
+        return cast("Regression", answer)
+
+    def infer(
+        self, tasks: Sequence[InferenceTask], examples: Sequence[bytes], *, timeout_s: float | None
+    ) -> list[Inference]:
+        """Runs all tasks at once (tensorflow_serving/servables/tensorflow/multi_inference.cc)."""
+        keys: set[str] = set()
+        questions: list[_Question] = []
+        for task in tasks:
+            key = task.signature_name or DEFAULT_SIGNATURE
+            if key in keys:
+                raise _invalid(f"Duplicate evaluation of signature: {key}")
+            keys.add(key)
+            if key not in self.signatures:
+                raise _invalid(f"Requested signature not found in model graph: {key}")
+            questions.append(self._question(key, task.method))
+            if questions[-1].source != questions[0].source:
+                raise _invalid("Input tensor must be the same for all Signatures.")
+        return self._answers("MultiInference", questions, examples, timeout_s)
 
     def close(self) -> None:
         """Frees the session and what it holds."""
         self._runner.close()
 
-    def _example_signature(self, signature_name: str, method: str, noun: str) -> Signature:
+    def _run(
+        self, api: str, feeds: Sequence[tuple[str, Tensor]], fetches: Sequence[str], timeout_s: float | None
+    ) -> list[Tensor]:
+        started = time.perf_counter()
+        results = self._runner.run(feeds, fetches, timeout_s=timeout_s)
+        self._metrics.runtime_timed(self.name, api=api, runtime=_RUNTIME, micros=(time.perf_counter() - started) * 1e6)
+        return results
+
+    def _question(self, signature_name: str, method: str) -> _Question:
         key = signature_name or DEFAULT_SIGNATURE
         signature = self.signatures.get(key)
         if signature is None:
-            raise StatusError(Code.INVALID_ARGUMENT, f"No signature was found with the name: {key}")
-        if signature.method != method:
-            raise StatusError(
-                Code.INVALID_ARGUMENT,
-                f"Expected {noun} signature method_name to be {method}. Was: {signature.method}",
-            )
-        return signature
+            raise _invalid(f"No signature was found with the name: {key}")
+        if method == CLASSIFY_METHOD:
+            source, outputs = example_results.classification_tensors(signature, check_method=self._check_method_names)
+            return _Question(method, source.tensor, {name: spec.tensor for name, spec in outputs.items()})
+        if method == REGRESS_METHOD:
+            source, output = example_results.regression_tensors(signature, check_method=self._check_method_names)
+            return _Question(method, source.tensor, {_VALUES: output.tensor})
+        raise StatusError(Code.UNIMPLEMENTED, f"Unsupported signature method_name: {method}")
 
-    def _run_examples(
-        self, source: TensorSpec, outputs: Iterable[TensorSpec], examples: Sequence[bytes], timeout_s: float | None
-    ) -> list[Tensor]:
+    def _answers(
+        self, api: str, questions: Sequence[_Question], examples: Sequence[bytes], timeout_s: float | None
+    ) -> list[Inference]:
         if not examples:
-            raise StatusError(Code.INVALID_ARGUMENT, "Input is empty.")
+            raise _invalid("Input is empty.")
         serialized = np.empty(len(examples), dtype=object)
         serialized[:] = list(examples)
-        return self._runner.run([(source.tensor, serialized)], [spec.tensor for spec in outputs], timeout_s=timeout_s)
+        fetches = sorted({tensor for question in questions for tensor in question.outputs.values()})
+        results = dict(
+            zip(fetches, self._run(api, [(questions[0].source, serialized)], fetches, timeout_s), strict=True)
+        )
+        self._metrics.examples_received(self.name, len(examples))
+        return [question.answer(results, len(examples)) for question in questions]
+
+
+@dataclass(frozen=True, slots=True)
+class _Question:
+    """A Classify or Regress signature: the tensor that takes the examples, and its outputs' tensors by role."""
+
+    method: str
+    source: str
+    outputs: Mapping[str, str]
+
+    def answer(self, results: Mapping[str, Tensor], count: int) -> Inference:
+        if self.method == CLASSIFY_METHOD:
+            named = {role: results[tensor] for role, tensor in self.outputs.items()}
+            return example_results.classifications(named, count)
+        return example_results.regressions(results[self.outputs[_VALUES]], count)
 
 
 def _check_method_name(signature: Signature) -> None:
@@ -173,3 +229,7 @@ def _chosen_outputs(signature: Signature, output_filter: Sequence[str]) -> list[
 
 def _joined(names: Iterable[str]) -> str:
     return ",".join(sorted(names))
+
+
+def _invalid(message: str) -> StatusError:
+    return StatusError(Code.INVALID_ARGUMENT, message)

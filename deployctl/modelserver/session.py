@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import ctypes
+import re
 import threading
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from deployctl.modelserver import wire
 from deployctl.modelserver.capi import Buffer, CApi, Output, c_api
+from deployctl.modelserver.costs import RecentCosts
 from deployctl.modelserver.interface import Code, StatusError
 from deployctl.modelserver.runner import Runner
 from deployctl.modelserver.signatures import LoadedSignatures, read_signatures
@@ -18,8 +21,14 @@ from deployctl.modelserver.tensors import TensorConverter
 if TYPE_CHECKING:
     from deployctl.modelserver.interface import Tensor
 
-# tensorflow.RunOptions.timeout_in_ms (tensorflow/core/protobuf/config.proto)
-_TIMEOUT_IN_MS = 2
+# tensorflow.RunOptions (tensorflow/core/protobuf/config.proto)
+_TIMEOUT_IN_MS, _INTER_OP_THREAD_POOL = 2, 3
+# inter_op_thread_pool: -1, which runs a graph in the calling thread; negative numbers are encoded as 64 bits.
+_IN_CALLERS_THREAD = wire.varint(_INTER_OP_THREAD_POOL << 3) + wire.varint(2**64 - 1)
+# Operations that repeat or wait, so that the shapes of the inputs do not bound how long a call takes.
+_UNBOUNDED = re.compile(rb"While|NextIteration|Dequeue|Stage|Barrier|Iterator|PyFunc|Dataset")
+# Output filters make new combinations of a signature's outputs.
+_MOST_ENDS = 1024
 # tensorflow.ConfigProto
 _INTRA_OP_THREADS, _INTER_OP_THREADS = 2, 5
 
@@ -50,8 +59,20 @@ class SessionOptions:
         return config
 
 
+@dataclass(frozen=True, slots=True)
+class _Ends:
+    """The graph's ends of one combination of feeds and fetches, as TF_SessionRun takes them."""
+
+    inputs: ctypes.Array[Output]
+    outputs: ctypes.Array[Output]
+
+
 class Session(Runner):
-    """One loaded MetaGraph. Calls may come from any thread; the GIL is free while TensorFlow works."""
+    """One loaded MetaGraph. Calls may come from any thread; the GIL is free while TensorFlow works.
+
+    A call that has lately been quick runs in the calling thread: handing a graph to TensorFlow's threads takes longer
+    than a small graph. There a time limit is not enforced, so graphs that may loop or wait never run that way.
+    """
 
     def __init__(self, directory: str, options: SessionOptions) -> None:
         """Loads `directory`.
@@ -62,13 +83,15 @@ class Session(Runner):
         self._api = c_api()
         self._converter = TensorConverter(self._api)
         self._lock = threading.Lock()
-        self._resolved: dict[str, Output] = {}
+        self._ends: dict[tuple[tuple[str, ...], tuple[str, ...]], _Ends] = {}
+        self._costs = RecentCosts()
         self._graph: int = self._api.new_graph()
         try:
-            self._session, self._signatures = _load(self._api, self._graph, directory, options)
+            self._session, self._signatures, self._bounded = _load(self._api, self._graph, directory, options)
         except BaseException:
             self._api.delete_graph(self._graph)
             raise
+        self._in_callers_thread = self._api.new_buffer_from_string(_IN_CALLERS_THREAD, len(_IN_CALLERS_THREAD))
         self._closed = False
 
     @property
@@ -79,13 +102,29 @@ class Session(Runner):
     def run(
         self, feeds: Sequence[tuple[str, Tensor]], fetches: Sequence[str], *, timeout_s: float | None
     ) -> list[Tensor]:
-        """Runs the graph in the calling thread."""
+        """Runs the graph."""
+        names = tuple([name for name, _ in feeds]), tuple(fetches)
+        ends = self._ends.get(names) or self._resolve_ends(names)
+        kind = (names, sum([value.nbytes for _, value in feeds]).bit_length())
+        inline = self._bounded and self._costs.quick(kind)
+        options = self._in_callers_thread if inline else None
+        started = time.perf_counter()
+        if inline or timeout_s is None:
+            results = self._run(ends, feeds, options)
+        else:
+            options = _time_limit(self._api, timeout_s)
+            try:
+                results = self._run(ends, feeds, options)
+            finally:
+                self._api.delete_buffer(options)
+        self._costs.record(kind, time.perf_counter() - started, inline=inline)
+        return results
+
+    def _run(self, ends: _Ends, feeds: Sequence[tuple[str, Tensor]], options: object) -> list[Tensor]:
         api = self._api
-        inputs = (Output * len(feeds))(*(self._output(name) for name, _ in feeds))
-        outputs = (Output * len(fetches))(*(self._output(name) for name in fetches))
+        fetched = len(ends.outputs)
         values = (ctypes.c_void_p * len(feeds))()
-        results = (ctypes.c_void_p * len(fetches))()
-        options = None if timeout_s is None else _run_options(api, timeout_s)
+        results = (ctypes.c_void_p * fetched)()
         try:
             for index, (_, value) in enumerate(feeds):
                 values[index] = self._converter.to_tensorflow(value)
@@ -93,12 +132,12 @@ class Session(Runner):
             api.session_run(
                 self._session,
                 options,
-                inputs,
+                ends.inputs,
                 values,
                 len(feeds),
-                outputs,
+                ends.outputs,
                 results,
-                len(fetches),
+                fetched,
                 None,
                 0,
                 None,
@@ -109,18 +148,7 @@ class Session(Runner):
             for handle in values:
                 if handle:
                     api.delete_tensor(handle)
-            if options is not None:
-                api.delete_buffer(options)
         return [self._converter.to_numpy(result) for result in results if result is not None]
-
-    def element_type(self, name: str) -> int:
-        """Returns the DataType of the tensor `name` ("x:0").
-
-        Raises:
-            StatusError: the graph has no such tensor.
-        """
-        number: int = self._api.output_type(self._output(name))
-        return number
 
     def close(self) -> None:
         """Frees the session, its graph and its variables, and gives the memory back to the system."""
@@ -135,13 +163,26 @@ class Session(Runner):
             # Closing releases everything even when it reports an error, and there is nobody to tell.
             api.delete_status(status)
         api.delete_graph(self._graph)
+        api.delete_buffer(self._in_callers_thread)
         return_memory()
 
-    def _output(self, name: str) -> Output:
-        output = self._resolved.get(name)
-        if output is None:
-            output = self._resolved[name] = self._resolve(name)
-        return output
+    def element_type(self, name: str) -> int:
+        """Returns the DataType of the tensor `name` ("x:0").
+
+        Raises:
+            StatusError: the graph has no such tensor.
+        """
+        number: int = self._api.output_type(self._resolve(name))
+        return number
+
+    def _resolve_ends(self, names: tuple[tuple[str, ...], tuple[str, ...]]) -> _Ends:
+        inputs, outputs = names
+        ends = _Ends(
+            (Output * len(inputs))(*map(self._resolve, inputs)), (Output * len(outputs))(*map(self._resolve, outputs))
+        )
+        if len(self._ends) < _MOST_ENDS:
+            self._ends[names] = ends
+        return ends
 
     def _resolve(self, name: str) -> Output:
         operation, _, index = name.partition(":")
@@ -164,7 +205,8 @@ def return_memory() -> None:
         trim(0)
 
 
-def _load(api: CApi, graph: int, directory: str, options: SessionOptions) -> tuple[int, LoadedSignatures]:
+def _load(api: CApi, graph: int, directory: str, options: SessionOptions) -> tuple[int, LoadedSignatures, bool]:
+    """Returns the session, its signatures, and whether the inputs' shapes bound how long a call takes."""
     session_options = api.new_session_options()
     meta_graph = api.new_buffer()
     try:
@@ -181,13 +223,14 @@ def _load(api: CApi, graph: int, directory: str, options: SessionOptions) -> tup
         api.raise_for(status)
         contents: Buffer = meta_graph.contents
         view = memoryview((ctypes.c_char * contents.length).from_address(contents.data)).cast("B")
-        return session, read_signatures(view)
+        return session, read_signatures(view), _UNBOUNDED.search(view) is None
     finally:
         api.delete_buffer(meta_graph)
         api.delete_session_options(session_options)
 
 
-def _run_options(api: CApi, timeout_s: float) -> object:
+def _time_limit(api: CApi, timeout_s: float) -> object:
+    """A serialized RunOptions, which the caller deletes."""
     # 0 would mean no limit.
     milliseconds = min(max(1, int(timeout_s * 1000)), 2**31 - 1)
     serialized = wire.varint(_TIMEOUT_IN_MS << 3) + wire.varint(milliseconds)

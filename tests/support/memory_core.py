@@ -11,11 +11,19 @@ import numpy as np
 
 from deployctl.domain.saved_model import CLASSIFY_METHOD, PREDICT_METHOD, REGRESS_METHOD, Signature, TensorSpec
 from deployctl.domain.serving import ServingConfig, VersionState
-from deployctl.modelserver.interface import Code, ModelSpec, Servable, ServerCore, StatusError, VersionReport
+from deployctl.modelserver.interface import (
+    Code,
+    InferenceTask,
+    ModelSpec,
+    Servable,
+    ServerCore,
+    StatusError,
+    VersionReport,
+)
 from deployctl.protos import example_pb2, saved_model_pb2, serving_pb2, tensor_pb2
 
 if TYPE_CHECKING:
-    from deployctl.modelserver.interface import Tensor
+    from deployctl.modelserver.interface import Inference, Tensor
 
 ECHO_TYPES = (
     "float32", "float64", "int8", "int16", "int32", "int64", "uint8", "uint32", "uint64", "bool", "string",
@@ -123,6 +131,16 @@ class HalfPlusTwo(Servable):
     def regress(self, signature_name: str, examples: Sequence[bytes], *, timeout_s: float | None) -> list[float]:
         parsed = [example_pb2.Example.FromString(example) for example in examples]
         return [example.features.feature["x"].float_list.value[0] / 2 + 2 for example in parsed]
+
+    def infer(
+        self, tasks: Sequence[InferenceTask], examples: Sequence[bytes], *, timeout_s: float | None
+    ) -> list[Inference]:
+        return [
+            self.classify(task.signature_name, examples, timeout_s=timeout_s)
+            if task.method == CLASSIFY_METHOD
+            else self.regress(task.signature_name, examples, timeout_s=timeout_s)
+            for task in tasks
+        ]
 
 
 def _fill_info(info: saved_model_pb2.TensorInfo, spec: TensorSpec) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from deployctl.domain.saved_model import Signature
 from deployctl.domain.serving import VersionState
-from deployctl.modelserver.interface import Code, StatusError, VersionReport
+from deployctl.modelserver.interface import Code, InferenceTask, StatusError, VersionReport
 from deployctl.modelserver.lifecycle import (
     Action,
     Harness,
@@ -25,7 +25,7 @@ from deployctl.modelserver.states import StateMonitor
 from tests.support.model_server import wait_until
 
 if TYPE_CHECKING:
-    from deployctl.modelserver.interface import Tensor
+    from deployctl.modelserver.interface import Inference, Tensor
 
 
 class PretendServable(LoadedServable):
@@ -58,6 +58,11 @@ class PretendServable(LoadedServable):
         return []
 
     def regress(self, signature_name: str, examples: Sequence[bytes], *, timeout_s: float | None) -> list[float]:
+        return []
+
+    def infer(
+        self, tasks: Sequence[InferenceTask], examples: Sequence[bytes], *, timeout_s: float | None
+    ) -> list[Inference]:
         return []
 
     def close(self) -> None:

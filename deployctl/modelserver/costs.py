@@ -1,0 +1,46 @@
+"""How long each kind of call has lately taken, to choose where the next one runs."""
+
+from __future__ import annotations
+
+_QUICK_SECONDS = 0.0005
+# A call in the caller's own thread that takes longer keeps the next ones of its kind away from there.
+_HELD_UP_SECONDS = 0.005
+_BANNED_CALLS = 64
+_MOST_BANNED_CALLS = 1 << 20
+_MOST_KINDS = 4096
+
+
+class RecentCosts:
+    """The times of calls by kind; any hashable value names a kind. Safe to use from several threads."""
+
+    def __init__(self) -> None:
+        self._lowest: dict[object, float] = {}
+        self._banned: dict[object, int] = {}
+        self._next_ban: dict[object, int] = {}
+
+    def quick(self, key: object) -> bool:
+        """Whether handing the next call to another thread would cost more than the call itself."""
+        banned = self._banned.get(key, 0)
+        if banned:
+            self._banned[key] = banned - 1
+            return False
+        return self._lowest.get(key, 1.0) < _QUICK_SECONDS
+
+    def record(self, key: object, seconds: float, *, inline: bool) -> None:
+        """Follows the lowest recent time: in another thread most of the time of a quick call is waiting for its turn.
+
+        A call that held up its caller's thread sends the next ones elsewhere, however quick they have been, and twice
+        as many each time it happens.
+        """
+        previous = self._lowest.get(key)
+        if previous is None:
+            if len(self._lowest) >= _MOST_KINDS:
+                self._lowest.clear()
+                self._banned.clear()
+                self._next_ban.clear()
+            previous = seconds
+        self._lowest[key] = min(seconds, previous * 1.1)
+        if inline and seconds > _HELD_UP_SECONDS:
+            ban = self._next_ban.get(key, _BANNED_CALLS)
+            self._banned[key] = ban
+            self._next_ban[key] = min(2 * ban, _MOST_BANNED_CALLS)
