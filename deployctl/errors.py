@@ -24,10 +24,12 @@
     ├── ManifestError                   exit 1: a published version disagrees with its manifest
     ├── VersionNumbersExhaustedError    exit 1
     ├── GateRefusedError                exit 3
+    │   └── QuarantinedError
     ├── TimedOutError                   exit 4: outcome unknown
     ├── RestoredError                   exit 5: failed, the previous revision serves again
     ├── DegradedError                   exit 6: failed and could not be restored
     ├── LockedError                     exit 7
+    │   └── FrozenError
     ├── PreconditionError               exit 8
     │   └── ConcurrentChangeError
     ├── NotFoundError                   exit 9
@@ -38,9 +40,9 @@
     │   ├── RevisionNotFoundError
     │   └── ImageMissingError
     └── DependencyError                 exit 10: server, engine, store or database unavailable
-        ├── StorageError
         ├── EngineError
         │   └── EngineUnavailableError
+        ├── StorageError
         │   ├── StoreUnavailableError
         │   ├── StoreCredentialsError
         │   ├── StoreDeniedError
@@ -208,6 +210,10 @@ class GateRefusedError(DeployctlError):
     exit_code = 3
 
 
+class QuarantinedError(GateRefusedError):
+    """The bytes of the version are never to be served."""
+
+
 class TimedOutError(DeployctlError):
     """A deadline passed and the outcome is unknown."""
 
@@ -232,6 +238,12 @@ class LockedError(DeployctlError):
 
     exit_code = 7
     retryable = True
+
+
+class FrozenError(LockedError):
+    """Nothing is to be promoted there now."""
+
+    retryable = False
 
 
 class PreconditionError(DeployctlError):

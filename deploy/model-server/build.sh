@@ -36,14 +36,18 @@ case $architecture in
   *) echo "no TensorFlow wheel for $architecture" >&2; exit 1 ;;
 esac
 pinned=$(sed -n 's/^tensorflow[_-]cpu==//p' "$root/constraints.txt")
-mkdir -p "$context/wheels" "$context/package/deployctl"
+# Kept from build to build: they are most of the image, and the build's cache goes by their content.
+requirements=("$tensorflow==$pinned" numpy grpcio protobuf uvicorn httptools uvloop orjson click h11 typing_extensions)
+wheels="$root/build/wheels-$(cat "$root/constraints.txt" - <<<"${requirements[*]} $machine" | sha256sum | cut -c1-12)"
+mkdir -p "$wheels" "$context/package/deployctl"
 # The Python of Debian 12, whatever this machine's is.
-"$python" -m pip download --quiet --disable-pip-version-check --dest "$context/wheels" --no-deps --only-binary=:all: \
+"$python" -m pip download --quiet --disable-pip-version-check --dest "$wheels" --no-deps --only-binary=:all: \
   --python-version 3.11 --implementation cp --abi cp311 --abi abi3 --abi none \
   --platform "manylinux_2_28_$machine" --platform "manylinux_2_27_$machine" --platform "manylinux_2_17_$machine" \
   --platform "manylinux2014_$machine" --platform "manylinux_2_5_$machine" --platform any \
   --constraint "$root/constraints.txt" \
-  "$tensorflow==$pinned" numpy grpcio protobuf uvicorn httptools uvloop orjson click h11 typing_extensions
+  "${requirements[@]}"
+cp -r "$wheels" "$context/wheels"
 
 cd "$root"
 cp "$here"/{Dockerfile,install.py,tensorflow_model_server,tf_serving_entrypoint.sh} "$context/"

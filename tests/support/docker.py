@@ -23,7 +23,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from threading import Event
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -31,6 +31,9 @@ from deployctl.domain.names import TargetName
 from deployctl.serving.docker_options import DockerOptions
 from tests.support.model_server import ROOT
 from tests.support.serving import Place
+
+if TYPE_CHECKING:
+    from deployctl.serving.docker_runtime import DockerRuntime
 
 _CHECKOUT = hashlib.sha256(str(ROOT).encode()).hexdigest()[:8]
 _ENGINE_DIRECTORY = Path(tempfile.gettempdir(), f"deployctl-engine-{_CHECKOUT}")
@@ -81,11 +84,15 @@ class DockerPlace(Place):
 
     options: DockerOptions
 
-    def changed(self, **settings: Any) -> Any:
+    def changed(self, **settings: Any) -> DockerRuntime:
         """Another runtime of the same target, with other settings, as after an edit of the settings file."""
         from deployctl.serving.docker_runtime import DockerRuntime
 
-        return DockerRuntime(replace(self.options, **settings))
+        return DockerRuntime(self.changed_options(**settings))
+
+    def changed_options(self, **settings: Any) -> DockerOptions:
+        """What the target is made from, with other settings."""
+        return replace(self.options, **settings)
 
 
 @pytest.fixture
@@ -104,7 +111,7 @@ def docker_place(tmp_path: Path, serving_image: str) -> Iterator[DockerPlace]:
         grpc_port=0,
         extra_args=("--max_num_load_retries=0",),
     )
-    _let_in(tmp_path)
+    let_in(tmp_path)
     made: list[DockerRuntime] = []
 
     def make() -> DockerRuntime:
@@ -118,7 +125,7 @@ def docker_place(tmp_path: Path, serving_image: str) -> Iterator[DockerPlace]:
         runtime.close()
 
 
-def _let_in(directory: Path) -> None:
+def let_in(directory: Path) -> None:
     """Lets the container's user, who is not root, pass through pytest's directories to `directory`."""
     for path in (directory, *directory.parents):
         if (
