@@ -16,11 +16,13 @@ from deployctl import __version__
 from deployctl.cli import (
     bash_completion,
     database,
+    holds,
     inspection,
     prediction,
     rollouts,
     servers,
     settings,
+    status,
     stores,
     versions,
 )
@@ -90,7 +92,7 @@ def root(
     context.obj = Session(config, tuple(flags or ()))
 
 
-for module in (settings, servers, versions, inspection, rollouts, prediction, stores, database):
+for module in (settings, servers, versions, inspection, rollouts, status, holds, prediction, stores, database):
     module.register(app)
 
 

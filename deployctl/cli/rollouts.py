@@ -1,4 +1,4 @@
-"""Commands about what a target serves: promote, rollback, status, history."""
+"""Commands about what a target serves: promote, rollback, history."""
 
 from __future__ import annotations
 
@@ -16,27 +16,24 @@ from deployctl.cli.options import (
     OutputOption,
     ReasonOption,
     ReferenceArgument,
-    TargetArgument,
     TargetOption,
     TimeoutOption,
     session,
 )
-from deployctl.cli.render import short_time, style, write, write_json, write_table
+from deployctl.cli.render import short_time, write, write_json, write_table
 from deployctl.domain.duration import format_duration, parse_duration
-from deployctl.domain.names import CANARY, STABLE
-from deployctl.errors import DegradedError, InvalidReferenceError, ModelNotFoundError, UsageError
+from deployctl.errors import InvalidReferenceError, ModelNotFoundError, UsageError
 
 if TYPE_CHECKING:
     from deployctl.bootstrap import Deployment
     from deployctl.domain.event import Event
     from deployctl.operations.promote import Promotion
     from deployctl.operations.rollback import RolledBack
-    from deployctl.operations.status import ModelOnTarget, TargetStatus
 
 
 def register(app: typer.Typer) -> None:
     """Adds the commands to `app`."""
-    for command in (promote, rollback, status, history):
+    for command in (promote, rollback, history):
         app.command()(command)
 
 
@@ -48,6 +45,9 @@ def promote(
     reason: ReasonOption = "",
     if_current: IfCurrentOption = None,
     timeout: TimeoutOption = None,
+    break_glass: Annotated[
+        str, typer.Option(metavar="TICKET", help="Pass a freeze, under this ticket; `review` is owed then.")
+    ] = "",
     dry_run: DryRunOption = False,
     output: OutputOption = Output.TABLE,
 ) -> None:
@@ -69,6 +69,7 @@ def promote(
             if_current=if_current,
             timeout_s=_load_timeout(deployment, place.name, timeout),
             dry_run=dry_run,
+            break_glass=break_glass,
         )
         promotion = Promote(place, deployment.context)(request)
     if output is Output.JSON:
@@ -156,141 +157,6 @@ def _rollback_line(result: RolledBack, *, spooled: bool) -> str:
     took = format_duration(result.duration_s)
     revision = f"revision {result.revision}{' (spooled)' if spooled else ''}"
     return f"{name} serves stable on {result.target}   {revision}   {took}"
-
-
-def status(
-    context: typer.Context,
-    target: TargetArgument = None,
-    model: Annotated[str | None, typer.Option(help="Only this model.", autocompletion=completion.models)] = None,
-    verify: Annotated[bool, typer.Option("--verify", help="Compare the versions' files with their manifests.")] = False,
-    output: OutputOption = Output.TABLE,
-) -> None:
-    """Show what each target serves now.
-
-    Exit 6 if a target does not serve what is recorded for it.
-    """
-    from deployctl.domain.names import parse_model_name
-    from deployctl.operations.status import target_status
-
-    with session(context).open(without_database=True) as deployment:
-        names = [deployment.target_name(target)] if target else list(deployment.settings.targets)
-        wanted = parse_model_name(model) if model else None
-        found = [target_status(deployment.target(name), model=wanted, verify=verify) for name in names]
-        if wanted and not any(each.models for each in found) and not deployment.repository.versions(wanted):
-            raise ModelNotFoundError(wanted)
-        now = deployment.context.clock.now()
-    if output is Output.JSON:
-        write_json("status", {"targets": [_target_document(each) for each in found]})
-    elif output is Output.NAME:
-        for each in found:
-            for served in each.models:
-                write(f"{each.name}/{served.name}{_at(served.live) if served.live is not None else ''}")
-    else:
-        rows = [row for each in found for row in _status_rows(each, now)]
-        write_table(("TARGET", "MODEL", "STABLE", "CANARY", "SINCE", "BY", "STANDBY", "ROLLBACK", "STATE"), rows)
-        for each in found:
-            if each.runtime == "docker" and each.detail:
-                write(f"{each.name}: {', '.join(f'{name} {value}' for name, value in each.detail.items())}")
-            for served in each.models:
-                for words in served.drift:
-                    write(f"{each.name}/{served.name}: {words}")
-    unhealthy = [each for each in found if not each.healthy]
-    if unhealthy:
-        words = "; ".join(_unhealthy(each) for each in unhealthy)
-        raise DegradedError(words, hint=f"deployctl up {unhealthy[0].name}")
-
-
-def _status_rows(target: TargetStatus, now: Any) -> list[tuple[str, ...]]:
-    if not target.models:
-        return [(target.name, "-", "-", "-", "-", "-", "-", "-", style_state(target, None))]
-    rows: list[tuple[str, ...]] = []
-    for served in target.models:
-        labels = served.labels
-        stable = labels.get(STABLE, served.live)
-        canary = labels.get(CANARY)
-        ready = served.rollback
-        back = "-"
-        if ready:
-            about = f", about {format_duration(ready.estimate_s)}" if ready.estimate_s is not None else ""
-            back = f"{ready.rollout_class} to @{ready.version}{about}"
-        rows.append(
-            (
-                target.name,
-                served.name,
-                _at(stable),
-                _at(canary),
-                format_duration((now - served.since).total_seconds()),
-                str(served.actor),
-                " ".join(map(_at, served.standby)) or "-",
-                back,
-                style_state(target, served),
-            )
-        )
-    return rows
-
-
-def _at(version: Any) -> str:
-    return "-" if version is None else f"@{version}"
-
-
-def style_state(target: TargetStatus, served: ModelOnTarget | None) -> str:
-    """Returns one word for how a model on a target is."""
-    import sys
-
-    if target.state != "ready":
-        return style(target.state.value, "red", sys.stdout)
-    if target.error:
-        return style("unreachable", "red", sys.stdout)
-    if served is None:
-        return "ready"
-    if served.interrupted:
-        return style("interrupted", "yellow", sys.stdout)
-    return style("drift", "red", sys.stdout) if served.drift else style("healthy", "green", sys.stdout)
-
-
-def _unhealthy(target: TargetStatus) -> str:
-    if target.state != "ready" or target.error:
-        return f"target {target.name} is {target.state.value}{': ' + target.error if target.error else ''}"
-    interrupted = [served.name for served in target.models if served.interrupted]
-    if interrupted:
-        return f"an operation on {', '.join(interrupted)} on {target.name} was interrupted"
-    drifted = ", ".join(served.name for served in target.models if served.drift)
-    return f"target {target.name} does not serve what is recorded for {drifted}"
-
-
-def _target_document(target: TargetStatus) -> dict[str, Any]:
-    return {
-        "name": target.name,
-        "runtime": target.runtime,
-        "state": target.state.value,
-        "healthy": target.healthy,
-        "endpoints": {"rest": target.endpoints.rest, "grpc": target.endpoints.grpc},
-        "detail": dict(target.detail),
-        "error": target.error,
-        "models": [_model_document(served) for served in target.models],
-    }
-
-
-def _model_document(served: ModelOnTarget) -> dict[str, Any]:
-    ready = served.rollback
-    return {
-        "name": served.name,
-        "revision": served.revision,
-        "labels": dict(served.labels),
-        "live": served.live,
-        "standby": list(served.standby),
-        "versions": [
-            {"version": each.version, "state": each.state.name, "error": each.error} for each in served.versions
-        ],
-        "since": served.since,
-        "actor": asdict(served.actor),
-        "reason": served.reason,
-        "rollback": {"version": ready.version, "class": ready.rollout_class.value, "estimate_s": ready.estimate_s}
-        if ready
-        else None,
-        "drift": list(served.drift),
-        "interrupted": served.interrupted,
-    }
 
 
 def history(

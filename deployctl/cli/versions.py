@@ -26,6 +26,7 @@ from deployctl.errors import ManifestError, UsageError
 if TYPE_CHECKING:
     from deployctl.bootstrap import Deployment
     from deployctl.domain.comparison import Change
+    from deployctl.domain.names import ModelName, VersionNumber
     from deployctl.operations.compare import VersionDetail
 
 ExportArgument = Annotated[Path, typer.Argument(metavar="EXPORT", help="SavedModel directory.")]
@@ -294,7 +295,7 @@ def verify(
     from deployctl.operations.registry import verify as verify_version
 
     with session(context).open() as deployment:
-        model, version = _resolve(deployment, reference, target)
+        model, version = resolve_reference(deployment, reference, target)
         result = verify_version(deployment.repository, deployment.context, model, version)
     if output is Output.JSON:
         problems = [{"path": each.path, "problem": each.problem} for each in result.problems]
@@ -340,11 +341,12 @@ def adopt(
 def _detail(deployment: Deployment, reference: str, target: str | None) -> VersionDetail:
     from deployctl.operations.compare import show as show_version
 
-    model, version = _resolve(deployment, reference, target)
+    model, version = resolve_reference(deployment, reference, target)
     return show_version(deployment.repository, deployment.reader, model, version)
 
 
-def _resolve(deployment: Deployment, text: str, target: str | None) -> Any:
+def resolve_reference(deployment: Deployment, text: str, target: str | None) -> tuple[ModelName, VersionNumber]:
+    """Returns the version that `text` names; labels are those of the target, and without @ it is the latest."""
     from deployctl.domain.reference import ByLabel, Latest, parse_reference
     from deployctl.operations.resolve import resolve
 

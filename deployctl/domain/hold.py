@@ -29,7 +29,11 @@ class Freeze:
 
     def holds(self, model: ModelName, now: datetime) -> bool:
         """Whether it keeps `model` from being promoted at `now`."""
-        return self.model in (None, model) and (self.expires_at is None or now < self.expires_at)
+        return self.model in (None, model) and self.in_force(now)
+
+    def in_force(self, now: datetime) -> bool:
+        """Whether it has not run out at `now`."""
+        return self.expires_at is None or now < self.expires_at
 
     def __str__(self) -> str:
         what = f"{self.model} on {self.target}" if self.model else f"target {self.target}"

@@ -12,6 +12,9 @@ from deployctl.domain.event import Actor
 from deployctl.domain.manifest import format_time, parse_time
 from deployctl.domain.names import STABLE, LabelName, ModelName, TargetName, VersionNumber
 
+# Where a revision's evidence keeps the ticket under which a freeze or a gate was passed, and what was passed.
+BREAK_GLASS = "break_glass"
+
 
 class RevisionState(StrEnum):
     """PENDING until there is evidence that it serves (SERVING) or cannot (FAILED)."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from deployctl.domain.names import STABLE, LabelName, VersionNumber
 from deployctl.domain.revision import Desired, Revision, RevisionKind, Routing
@@ -56,18 +56,24 @@ def rollback_version(desired: Desired, routing: Routing) -> VersionNumber | None
     return desired.labels.get(STABLE, desired.live(routing))
 
 
-def last_known_good(revisions: Sequence[Revision], routing: Routing) -> Revision | None:
+def last_known_good(
+    revisions: Sequence[Revision], routing: Routing, refused: Callable[[VersionNumber], bool] = lambda _: False
+) -> Revision | None:
     """Returns the revision that a rollback without argument returns to, or None.
 
     `revisions` are those that served, newest first. A rollback undoes what came after the revision that it
     restored, so a second rollback goes further back and never forward to what was just left. A revision that
-    had no live version, such as the promotion of a first canary, is none to return to.
+    had no live version, such as the promotion of a first canary, is none to return to, nor is one whose live version
+    is `refused`.
     """
     if not revisions:
         return None
     left = rollback_version(revisions[0].desired, routing)
-    candidates = reversed(_in_force(revisions))
-    return next((each for each in candidates if rollback_version(each.desired, routing) not in (None, left)), None)
+    for each in reversed(_in_force(revisions)):
+        version = rollback_version(each.desired, routing)
+        if version is not None and version != left and not refused(version):
+            return each
+    return None
 
 
 def _in_force(revisions: Sequence[Revision]) -> list[Revision]:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from deployctl.domain.names import STABLE, LabelName, ModelName, TargetName, VersionNumber
 from deployctl.domain.reference import Reference
-from deployctl.domain.revision import Desired, RevisionKind
+from deployctl.domain.revision import BREAK_GLASS, Desired, RevisionKind
 from deployctl.domain.transition import promoted
+from deployctl.errors import FrozenError
 from deployctl.operations.context import Context
+from deployctl.operations.holds import check_not_frozen, check_not_quarantined, quarantine_of
 from deployctl.operations.resolve import resolve
 from deployctl.operations.rollout import Change, Rollout
 from deployctl.operations.target import Target
@@ -16,7 +19,12 @@ from deployctl.operations.target import Target
 
 @dataclass(frozen=True, slots=True)
 class PromoteRequest:
-    """What to promote; `if_current` is the revision number that must be current, 0 for none."""
+    """What to promote.
+
+    Attributes:
+        if_current: the revision number that must be current, 0 for none.
+        break_glass: the ticket under which to pass what would refuse the promotion; "" passes nothing.
+    """
 
     reference: Reference
     label: LabelName = STABLE
@@ -24,6 +32,7 @@ class PromoteRequest:
     if_current: int | None = None
     timeout_s: float = 300.0
     dry_run: bool = False
+    break_glass: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +69,7 @@ class Promote:
 
         Raises:
             NotFoundError, UsageError: what was asked for does not exist or cannot be.
+            FrozenError, QuarantinedError: it may not be promoted there now, or ever.
             LockedError, PreconditionError, ServerUnavailableError: nothing changed.
             RestoredError, DegradedError: see `Rollout`.
 
@@ -71,6 +81,9 @@ class Promote:
         self._resolve(request, rollout)  # words are checked before any lock is taken
         with rollout.locked(f"promote {request.reference}", settle=not request.dry_run):
             version = self._resolve(request, rollout)
+            current = rollout.current(model)
+            before = current.desired if current else Desired()
+            previous = before.labels.get(request.label)
             change = Change(
                 model=model,
                 version=version,
@@ -79,14 +92,12 @@ class Promote:
                 reason=request.reason,
                 timeout_s=request.timeout_s,
                 if_current=request.if_current,
+                evidence=self._permit(request, model, version) if previous != version else {},
             )
             rollout.check_current(change)
-            current = rollout.current(model)
-            before = current.desired if current else Desired()
             after = promoted(
                 before, version, request.label, routing=self.target.routing, warm_standby=self.target.warm_standby
             )
-            previous = before.labels.get(request.label)
             revision, outcome = current.number if current else None, "planned"
             if previous == version:
                 outcome, after = "unchanged", before
@@ -107,6 +118,19 @@ class Promote:
             standby=after.standby(self.target.routing),
             duration_s=self.context.clock.monotonic() - started,
         )
+
+    def _permit(self, request: PromoteRequest, model: ModelName, version: VersionNumber) -> dict[str, Any]:
+        """Raises unless the version may be promoted now; returns evidence of what was passed under a ticket."""
+        found = quarantine_of(self.target.repository, self.target.lineage, model, version)
+        check_not_quarantined(found, f"{model}@{version}")
+        try:
+            check_not_frozen(self.target.lineage, self.context, self.target.name, model)
+        except FrozenError as frozen:
+            if not request.break_glass:
+                raise
+            self.context.observer.warn(f"{frozen}; passed under {request.break_glass}")
+            return {BREAK_GLASS: {"ticket": request.break_glass, "passed": [str(frozen)]}}
+        return {}
 
     def _resolve(self, request: PromoteRequest, rollout: Rollout) -> VersionNumber:
         current = rollout.current(request.reference.model)

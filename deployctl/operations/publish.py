@@ -14,6 +14,7 @@ from deployctl.domain.saved_model import SERVE_TAG, MetaGraph
 from deployctl.errors import NoServeMetaGraphError, NoSignatureError
 from deployctl.lineage.interface import LineageStore
 from deployctl.operations.context import Context
+from deployctl.operations.holds import check_not_quarantined
 from deployctl.repository.interface import ModelRepository, Numbering
 from deployctl.savedmodel.interface import SavedModelReader
 
@@ -70,6 +71,7 @@ class Publish:
 
         Raises:
             InvalidModelError: the export is not one that a server could serve; each reason is a subclass.
+            QuarantinedError: its bytes are not to be served.
             DiskFullError: there is no room.
             StorageError, DatabaseError: the repository or the lineage database is unavailable; the database is
                 asked first, so that nothing is published that could not be recorded.
@@ -93,6 +95,7 @@ class Publish:
                     published_by=str(self.context.actor),
                 )
 
+            check_not_quarantined(self.lineage.quarantine(staged.digest), str(request.export))
             committed = self.repository.commit(
                 staged, describe, numbering=request.numbering, allow_duplicate=request.allow_duplicate
             )

@@ -5,11 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from deployctl.domain.duration import format_duration
+from deployctl.domain.hold import Quarantine
 from deployctl.domain.names import STABLE, ModelName, TargetName, VersionNumber
 from deployctl.domain.revision import Revision, RevisionKind, RevisionState
 from deployctl.domain.transition import last_known_good, restored, rollback_version
 from deployctl.errors import ModelNotFoundError, RevisionNotFoundError, VersionNotFoundError
 from deployctl.operations.context import Context
+from deployctl.operations.holds import check_not_quarantined, quarantine_of
 from deployctl.operations.rollout import Change, Rollout, RolloutClass
 from deployctl.operations.target import Target
 
@@ -65,7 +67,8 @@ class Rollback:
 
         Raises:
             RevisionNotFoundError: nothing to go back to.
-            VersionNotFoundError, LockedError, PreconditionError, ServerUnavailableError: nothing changed.
+            QuarantinedError, VersionNotFoundError: it cannot be gone back to; nothing changed.
+            LockedError, PreconditionError, ServerUnavailableError: nothing changed.
             RestoredError, DegradedError: see `Rollout`.
         """
         started = self.context.clock.monotonic()
@@ -129,6 +132,7 @@ class Rollback:
                 f"{where} has no {wanted}", hint=f"deployctl history {request.model} --target {self.target.name}"
             )
         repository = self.target.repository
+        check_not_quarantined(self._quarantine(request.model, version), f"{request.model}@{version}")
         # What is on this machine needs no store, which may be what is down.
         if not repository.is_local(request.model, version) and version not in repository.versions(request.model):
             raise VersionNotFoundError(request.model, version)
@@ -143,7 +147,18 @@ class Rollback:
             routing = self.target.routing
             goal = next((e for e in served if rollback_version(e.desired, routing) == request.to_version), None)
             return goal, f"revision that served @{request.to_version}"
-        return last_known_good(served, self.target.routing), "earlier revision that served another version"
+
+        def quarantined(version: VersionNumber) -> bool:
+            found = self._quarantine(request.model, version)
+            if found is not None:
+                self.context.observer.step("skipped", f"@{version}: {found}")
+            return found is not None
+
+        goal = last_known_good(served, self.target.routing, quarantined)
+        return goal, "earlier revision that served another version"
+
+    def _quarantine(self, model: ModelName, version: VersionNumber) -> Quarantine | None:
+        return quarantine_of(self.target.repository, self.target.lineage, model, version)
 
     def _announce(
         self, change: Change, previous: VersionNumber | None, rollout_class: RolloutClass, estimate_s: float | None

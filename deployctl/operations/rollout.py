@@ -54,6 +54,7 @@ class Change:
         label: the one that must point to it.
         if_current: the revision number that must be current (0 for none), or None for any.
         restores: for a rollback, the revision that it returns to.
+        evidence: JSON values to be recorded with it.
     """
 
     model: ModelName
@@ -64,6 +65,7 @@ class Change:
     timeout_s: float
     if_current: int | None = None
     restores: int | None = None
+    evidence: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +139,7 @@ class Rollout:
         self.fetch(change.model, together(before, after))
         self._config(change.model, together(before, after))
         number = self._record_pending(change, before, after)
-        evidence: dict[str, Any] = {"class": rollout_class.value}
+        evidence: dict[str, Any] = {"class": rollout_class.value, **change.evidence}
         try:
             self._verify_bytes(change, rollout_class)
             self._load(change, before, after, evidence)

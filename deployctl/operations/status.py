@@ -8,11 +8,13 @@ from datetime import datetime
 
 from deployctl.domain.clock import Observer
 from deployctl.domain.event import Actor
+from deployctl.domain.hold import Freeze
 from deployctl.domain.names import LabelName, ModelName, TargetName, VersionNumber
 from deployctl.domain.revision import Revision, RevisionState
 from deployctl.domain.serving import Endpoints, ServerCondition, ServerState, VersionState, VersionStatus
 from deployctl.domain.transition import last_known_good, rollback_version
 from deployctl.errors import DeployctlError
+from deployctl.operations.holds import quarantine_of, unreviewed
 from deployctl.operations.rollback import estimate
 from deployctl.operations.rollout import RolloutClass
 from deployctl.operations.target import Target
@@ -38,6 +40,7 @@ class ModelOnTarget:
         versions: every version that the server has seen, descending; () when it does not answer.
         drift: differences between the record and the server, one sentence each.
         interrupted: whether an operation was cut off, so that the record is older than the server.
+        unreviewed: changes made past a freeze or a gate that nobody has reviewed, newest first.
     """
 
     name: ModelName
@@ -52,11 +55,17 @@ class ModelOnTarget:
     rollback: RollbackReadiness | None
     drift: tuple[str, ...]
     interrupted: bool
+    unreviewed: tuple[Revision, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class TargetStatus:
-    """One target; `error` says why its models' states could not be asked for."""
+    """One target.
+
+    Attributes:
+        freezes: those in force.
+        error: why its models' states could not be asked for.
+    """
 
     name: TargetName
     runtime: str
@@ -64,6 +73,7 @@ class TargetStatus:
     endpoints: Endpoints
     detail: Mapping[str, str]
     models: tuple[ModelOnTarget, ...]
+    freezes: tuple[Freeze, ...] = ()
     error: str = ""
 
     @property
@@ -86,7 +96,9 @@ class Status:
         return all(target.healthy for target in self.targets)
 
 
-def target_status(target: Target, *, model: ModelName | None = None, verify: bool = False) -> TargetStatus:
+def target_status(
+    target: Target, now: datetime, *, model: ModelName | None = None, verify: bool = False
+) -> TargetStatus:
     """Returns what `target` serves, of one model if it is given; a server that is down is a state, not an error.
 
     With `verify` the files of every version that should be loaded are compared with their manifests.
@@ -112,6 +124,7 @@ def target_status(target: Target, *, model: ModelName | None = None, verify: boo
         endpoints=state.endpoints,
         detail=state.detail,
         models=tuple(models),
+        freezes=tuple(each for each in target.lineage.freezes(target.name) if each.in_force(now)),
         error=error,
     )
 
@@ -135,6 +148,7 @@ def _on_target(
         rollback=_readiness(target, revision.model, available),
         drift=_drift(desired.versions, statuses) if ready else (),
         interrupted=interrupted,
+        unreviewed=unreviewed(target.lineage, target.name, revision.model),
     )
 
 
@@ -167,7 +181,11 @@ def _changed_files(target: Target, revision: Revision) -> tuple[str, ...]:
 def _readiness(target: Target, model: ModelName, available: set[VersionNumber]) -> RollbackReadiness | None:
     revisions = target.lineage.revisions(target.name, model, limit=_LOOK_BACK)
     served = [revision for revision in revisions if revision.state is RevisionState.SERVING]
-    goal = last_known_good(served, target.routing)
+
+    def quarantined(version: VersionNumber) -> bool:
+        return quarantine_of(target.repository, target.lineage, model, version) is not None
+
+    goal = last_known_good(served, target.routing, quarantined)
     version = rollback_version(goal.desired, target.routing) if goal else None
     if version is None:
         return None

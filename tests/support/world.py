@@ -15,6 +15,7 @@ from deployctl.domain.revision import Desired, Revision, Routing
 from deployctl.lineage.interface import LineageTransaction
 from deployctl.operations.bring_up import BringUp, TakeDown, TargetChange
 from deployctl.operations.context import Context
+from deployctl.operations.holds import Holds
 from deployctl.operations.promote import Promote, PromoteRequest, Promotion
 from deployctl.operations.rollback import Rollback, RollbackRequest, RolledBack
 from deployctl.operations.target import Target
@@ -126,6 +127,7 @@ class World:
         if_current: int | None = None,
         dry_run: bool = False,
         timeout_s: float = 60.0,
+        break_glass: str = "",
     ) -> Promotion:
         request = PromoteRequest(
             reference=parse_reference(f"{model}@{version}"),
@@ -133,6 +135,7 @@ class World:
             if_current=if_current,
             timeout_s=timeout_s,
             dry_run=dry_run,
+            break_glass=break_glass,
         )
         return Promote(self.target, self.context)(request)
 
@@ -154,6 +157,10 @@ class World:
             dry_run=dry_run,
         )
         return Rollback(self.target, self.context)(request)
+
+    @property
+    def holds(self) -> Holds:
+        return Holds(self.lineage, self.context)
 
     def recorded(self, model: str = HALF) -> Desired:
         """Returns what is recorded to serve."""

@@ -1,0 +1,140 @@
+"""Commands that keep versions from being promoted: freeze, unfreeze, quarantine, review."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Annotated
+
+import typer
+
+from deployctl.cli import completion
+from deployctl.cli.options import (
+    ModelArgument,
+    Output,
+    OutputOption,
+    ReasonOption,
+    ReferenceArgument,
+    TargetArgument,
+    TargetOption,
+    session,
+)
+from deployctl.cli.render import write, write_json
+from deployctl.domain.duration import parse_duration
+
+NeededReasonOption = Annotated[str, typer.Option("--reason", "-m", help="Why; shown to whoever is held up.")]
+ModelOption = Annotated[
+    str | None, typer.Option(help="Only this model of the target.", autocompletion=completion.models)
+]
+
+
+def register(app: typer.Typer) -> None:
+    """Adds the commands to `app`."""
+    for command in (freeze, unfreeze, quarantine, review):
+        app.command()(command)
+
+
+def freeze(
+    context: typer.Context,
+    reason: NeededReasonOption,
+    target: TargetArgument = None,
+    model: ModelOption = None,
+    until: Annotated[str | None, typer.Option("--for", help="How long, such as 2h; default: until unfreeze.")] = None,
+    output: OutputOption = Output.TABLE,
+) -> None:
+    """Let nothing be promoted to a target.
+
+    Rollbacks stay allowed, and a promotion with --break-glass.
+    """
+    from deployctl.domain.names import parse_model_name
+    from deployctl.operations.holds import Holds
+
+    with session(context).open() as deployment:
+        name = deployment.target_name(target)
+        expires_at = deployment.context.clock.now() + timedelta(seconds=parse_duration(until)) if until else None
+        wanted = parse_model_name(model) if model else None
+        held = Holds(deployment.lineage, deployment.context).freeze(name, wanted, reason=reason, expires_at=expires_at)
+    if output is Output.JSON:
+        document = {"target": held.target, "model": held.model, "reason": held.reason, "expires_at": held.expires_at}
+        write_json("freeze", document)
+    else:
+        write(held.target if output is Output.NAME else str(held))
+
+
+def unfreeze(
+    context: typer.Context,
+    target: TargetArgument = None,
+    model: ModelOption = None,
+    reason: ReasonOption = "",
+    output: OutputOption = Output.TABLE,
+) -> None:
+    """Lift a freeze.
+
+    Exit 9 if exactly this target, or this model of it, is not frozen.
+    """
+    from deployctl.domain.names import parse_model_name
+    from deployctl.operations.holds import Holds
+
+    with session(context).open() as deployment:
+        name = deployment.target_name(target)
+        wanted = parse_model_name(model) if model else None
+        lifted = Holds(deployment.lineage, deployment.context).unfreeze(name, wanted, reason=reason)
+    what = f"{lifted.model} on {lifted.target}" if lifted.model else lifted.target
+    if output is Output.JSON:
+        write_json("unfreeze", {"target": lifted.target, "model": lifted.model})
+    else:
+        write(lifted.target if output is Output.NAME else f"{what}  unfrozen")
+
+
+def quarantine(
+    context: typer.Context,
+    reference: ReferenceArgument,
+    reason: NeededReasonOption,
+    release: Annotated[bool, typer.Option("--release", help="Let the bytes be served again.")] = False,
+    target: TargetOption = None,
+    output: OutputOption = Output.TABLE,
+) -> None:
+    """Keep a version's bytes from ever being served.
+
+    Under whatever number they are published: they are neither promoted nor rolled back to. What serves them now goes
+    on until it is rolled back.
+    """
+    from deployctl.cli.versions import resolve_reference
+    from deployctl.operations.holds import Holds, manifest_of
+
+    with session(context).open() as deployment:
+        model, version = resolve_reference(deployment, reference, target)
+        manifest = manifest_of(deployment.repository, model, version)
+        holds = Holds(deployment.lineage, deployment.context)
+        found = (holds.release if release else holds.quarantine)(manifest, reason=reason)
+    if output is Output.JSON:
+        document = {"model": model, "version": version, "digest": found.digest, "quarantined": not release}
+        write_json("quarantine", document)
+    elif output is Output.NAME:
+        write(f"{model}@{version}")
+    else:
+        write(f"{model}@{version}  {'out of quarantine' if release else 'in quarantine'}   {found.digest[:19]}…")
+
+
+def review(
+    context: typer.Context,
+    model: ModelArgument,
+    target: TargetOption = None,
+    reason: ReasonOption = "",
+    output: OutputOption = Output.TABLE,
+) -> None:
+    """Say that a change made with --break-glass was looked at.
+
+    Until then `status` shows it.
+    """
+    from deployctl.domain.names import parse_model_name
+    from deployctl.operations.holds import Holds
+
+    with session(context).open() as deployment:
+        name = deployment.target_name(target)
+        reviewed = Holds(deployment.lineage, deployment.context).review(name, parse_model_name(model), reason=reason)
+    numbers = [revision.number for revision in reviewed]
+    if output is Output.JSON:
+        write_json("review", {"model": model, "target": name, "revisions": numbers})
+    else:
+        for number in numbers:
+            write(str(number) if output is Output.NAME else f"{model} on {name}: revision {number} reviewed")
