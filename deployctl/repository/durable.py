@@ -144,7 +144,9 @@ def exclusive_lock(path: Path, clock: Clock, *, timeout_s: float, what: str) -> 
         deadline = clock.monotonic() + timeout_s
         while not try_lock(descriptor):
             if clock.monotonic() >= deadline:
-                raise LockedError(f"{what} is still locked by another publisher after {timeout_s:g} s: {path}")
+                raise LockedError(
+                    f"{what} is still locked by another process after {timeout_s:g} s: {path}", hint=f"fuser -v {path}"
+                )
             clock.pause(_LOCK_POLL_S)
         yield
     finally:

@@ -96,7 +96,7 @@ class LocalModelRepository(ModelRepository):
         return manifest
 
     def stage(self, model: ModelName, export: Path, observer: Observer) -> AbstractContextManager[StagedVersion]:
-        """See `ModelRepository.stage`; copies below `<model>/.deployctl/staging/`."""
+        """See `ModelRepository.stage`; copies below `<model>/.deployctl/staging/`, once what is dead there is gone."""
         return self._stage(model, export, observer)
 
     def commit(
@@ -210,6 +210,8 @@ class LocalModelRepository(ModelRepository):
         with ExitStack() as stack:
             with storage_errors("stage the export", area.root):
                 area.prepare()
+                with suppress(PermissionError):  # what another user left there is for that one, or for `gc` by root
+                    area.discard_abandoned(self._clock)
                 token = stack.enter_context(area.open(self._clock))
             contents = area.contents(token)
             self._require_room(tree, contents)

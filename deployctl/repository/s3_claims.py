@@ -232,7 +232,8 @@ class Contents:
                 return False
             if self.clock.monotonic() > deadline:
                 raise LockedError(
-                    f"{model} is still being published elsewhere with the same bytes: {self._who(record)}"
+                    f"{model} is still being published elsewhere with the same bytes: {self._who(record)}",
+                    hint="deployctl gc --dry-run",
                 )
             self.clock.pause(pause_s)
             pause_s = min(pause_s * 1.5, _LOOK_AT_LEAST_EVERY_S)

@@ -100,7 +100,7 @@ class StagingArea:
 
     def _if_abandoned(self, token: str, clock: Clock, *, remove: bool) -> bool:
         try:
-            descriptor = os.open(self._owner(token), os.O_RDWR | os.O_NOFOLLOW)
+            descriptor = _open_owner(self._owner(token))
         except FileNotFoundError:
             # The directory is made after the owner file and removed before it, so nobody owns this one.
             if remove:
@@ -123,6 +123,14 @@ class StagingArea:
 
     def _owner(self, token: str) -> Path:
         return self.root / f"{token}{_OWNER}"
+
+
+def _open_owner(path: Path) -> int:
+    try:
+        return os.open(path, os.O_RDWR | os.O_NOFOLLOW)
+    except PermissionError:
+        # Another user's in a shared repository; reading is enough for flock(2).
+        return os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
 
 
 def _names(path: Path, descriptor: int) -> bool:
