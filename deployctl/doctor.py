@@ -132,6 +132,11 @@ def _record(deployment: Deployment) -> str:
                 f"{model}@{version} is in the repository and not recorded",
                 hint="deployctl db rebuild" if described else f"deployctl adopt {model}",
             )
+        gone = known - set(deployment.repository.versions(model))
+        if gone:
+            raise StorageError(
+                f"{model}@{min(gone)} is recorded and not in the repository", hint=f"deployctl versions {model}"
+            )
         count += len(known)
     return f"{count} versions, all recorded"
 

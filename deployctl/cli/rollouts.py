@@ -156,7 +156,8 @@ def _rollback_line(result: RolledBack, *, spooled: bool) -> str:
         return f"{name} would serve stable on {result.target} instead of @{result.previous_version}"
     took = format_duration(result.duration_s)
     revision = f"revision {result.revision}{' (spooled)' if spooled else ''}"
-    return f"{name} serves stable on {result.target}   {revision}   {took}"
+    verb = "serves" if result.outcome == "serving" else "already serves"
+    return f"{name} {verb} stable on {result.target}   {revision}   {took}"
 
 
 def history(

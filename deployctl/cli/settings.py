@@ -47,14 +47,14 @@ def init(
         if not file.is_file():
             with file.open("x", encoding="utf-8") as stream:
                 stream.write(TEMPLATE)
-            made.append(str(file))
+            made.append(_from_here(file))
     except OSError as error:
         raise UsageError(f"cannot write {file}: {error.strerror}") from error
     with Session(file, flags).open() as deployment:
         base_path = deployment.settings.model_base_path
         if not base_path.exists():
             _make(base_path)
-            made.append(str(base_path))
+            made.append(_from_here(base_path))
         rule = _lifecycle_rule(deployment)
         if migrate.upgrade(deployment.lineage_url, now=deployment.context.clock.now()).changed:
             made.append(masked(deployment.settings.lineage.url))
@@ -68,6 +68,13 @@ def init(
         if rule is not None and output is Output.TABLE:
             write("the bucket's lifecycle should have this rule: aws s3api put-bucket-lifecycle-configuration")
             write(rule)
+
+
+def _from_here(path: Path) -> str:
+    """Returns `path` as short as it can be typed from the working directory."""
+    here = Path.cwd()
+    absolute = here / path
+    return str(absolute.relative_to(here) if absolute.is_relative_to(here) else absolute)
 
 
 def _lifecycle_rule(deployment: Deployment) -> str | None:
@@ -134,6 +141,10 @@ def doctor(context: typer.Context, output: OutputOption = Output.TABLE) -> None:
             for each in findings
         ]
         write_json("doctor", {"healthy": all(each.problem is None for each in findings), "checks": rows})
+    elif output is Output.NAME:
+        for each in findings:
+            if each.problem is not None:
+                write(each.subject)
     else:
         _write_findings(findings)
     wrong = [each for each in findings if each.problem is not None]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
@@ -60,6 +60,10 @@ class Desired:
         """Loaded versions that are neither live nor labelled, highest first."""
         used = {*self.labels.values(), self.live(routing)}
         return tuple(sorted((version for version in self.versions if version not in used), reverse=True))
+
+    def without(self, versions: Collection[VersionNumber]) -> Desired:
+        """Returns the same state but for `versions`, none of which is labelled."""
+        return Desired(tuple(version for version in self.versions if version not in versions), self.labels)
 
     def to_json(self) -> dict[str, Any]:
         """Returns JSON values; `desired_from_json` gives the same value back."""

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
 from deployctl.domain.event import EventKind
 from deployctl.domain.names import TargetName
-from deployctl.domain.serving import Endpoints, ServerCondition
-from deployctl.errors import DatabaseError
+from deployctl.domain.serving import Endpoints, ServerCondition, ServingConfig
+from deployctl.errors import DatabaseError, ServerStartError
 from deployctl.operations.context import Context
 from deployctl.operations.rollout import CALL_TIMEOUT_S, Rollout
 from deployctl.operations.target import Target
@@ -54,7 +54,7 @@ class BringUp:
             was = self.target.runtime.state(timeout_s=CALL_TIMEOUT_S)
             for model, revision in self.target.recorded().items():
                 rollout.fetch(model, revision.desired)
-            endpoints = self.target.runtime.up(self.target.recorded_config(), timeout_s=timeout_s)
+            endpoints = _with_what_loads(rollout, lambda config: self.target.runtime.up(config, timeout_s=timeout_s))
             running = was.condition is ServerCondition.READY
             if running:
                 rollout.put_all_back()
@@ -88,7 +88,9 @@ class Restart:
         with rollout.locked(f"restart {self.target.name}", settle=False):
             for model, revision in self.target.recorded().items():
                 rollout.fetch(model, revision.desired)
-            endpoints = self.target.runtime.restart(self.target.recorded_config(), timeout_s=timeout_s)
+            endpoints = _with_what_loads(
+                rollout, lambda config: self.target.runtime.restart(config, timeout_s=timeout_s)
+            )
             rollout.settle_interrupted()
             rollout.put_all_back()
             identity = self.target.runtime.state(timeout_s=CALL_TIMEOUT_S).identity
@@ -124,6 +126,28 @@ class TakeDown:
         except DatabaseError as error:
             # The server is stopped, which is what was asked for.
             self.context.observer.warn(f"that {self.target.name} was stopped could not be recorded: {error}")
+
+
+def _with_what_loads(rollout: Rollout, start: Callable[[ServingConfig], Endpoints]) -> Endpoints:
+    """Starts a server with all that is recorded, or without standby versions where it ends because of one.
+
+    A version that does not load while the server starts makes TensorFlow Serving give up the start.
+    """
+    target = rollout.target
+    wanted = target.recorded_config()
+    try:
+        return start(wanted)
+    except ServerStartError as error:
+        needed = target.config(
+            {
+                model: revision.desired.without(revision.desired.standby(target.routing))
+                for model, revision in target.recorded().items()
+            }
+        )
+        if needed == wanted:
+            raise
+        rollout.context.observer.warn(f"{error}; starting without standby versions")
+        return start(needed)
 
 
 def _record(

@@ -38,7 +38,8 @@ class RolledBack:
 
     Attributes:
         restores: the number of the revision that it returned to.
-        outcome: "serving", or "planned" in a dry run.
+        outcome: "serving"; "unchanged" where all labels and versions are so already; "planned" in a dry run.
+        revision: the current revision afterwards.
         rollout_class: how far the bytes were from serving when it started.
         estimate_s: seconds predicted from this target's history, None without any.
     """
@@ -92,11 +93,16 @@ class Rollback:
             estimate_s = estimate(served, rollout_class)
             previous = current.desired.live(self.target.routing)
             self._announce(change, previous, rollout_class, estimate_s)
+            after = restored(
+                current.desired, goal.desired, routing=self.target.routing, warm_standby=self.target.warm_standby
+            )
             revision, outcome = None, "planned"
-            if not request.dry_run:
-                after = restored(
-                    current.desired, goal.desired, routing=self.target.routing, warm_standby=self.target.warm_standby
-                )
+            if after == current.desired:
+                revision, outcome = current.number, "unchanged"
+                if not request.dry_run:
+                    rollout.require_ready()
+                    rollout.put_back(request.model, after)
+            elif not request.dry_run:
                 revision, outcome = rollout(change, current.desired, after).revision, "serving"
         return RolledBack(
             model=request.model,

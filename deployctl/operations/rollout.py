@@ -137,6 +137,7 @@ class Rollout:
         self.require_ready()
         rollout_class = self.classify(change.model, change.version)
         self.fetch(change.model, together(before, after))
+        before, after = self._servable(change.model, before), self._servable(change.model, after)
         self._config(change.model, together(before, after))
         number = self._record_pending(change, before, after)
         evidence: dict[str, Any] = {"class": rollout_class.value, **change.evidence}
@@ -187,8 +188,7 @@ class Rollout:
         started = self.context.clock.monotonic()
         deadline = self.context.deadline(change.timeout_s)
         self._apply(change.model, together(before, after), deadline)
-        for version in after.versions:
-            self._await_available(change.model, version, deadline)
+        self._await_loaded(change.model, after, deadline)
         evidence["load_s"] = self.context.clock.monotonic() - started
         beside = ", ".join(f"@{version}" for version in before.versions if version != change.version)
         words = f"@{change.version} AVAILABLE{' beside ' + beside if beside else ''}"
@@ -232,6 +232,24 @@ class Rollout:
         states = {name: revision.desired for name, revision in self.target.recorded().items()}
         states[model] = desired
         return self.target.config(states)
+
+    def _servable(self, model: ModelName, desired: Desired) -> Desired:
+        found = self.target.servable(model, desired)
+        for version in desired.versions:
+            if version not in found.versions:
+                self.context.observer.warn(f"{model}@{version} does not stand by: its directory is gone")
+        return found
+
+    def _await_loaded(self, model: ModelName, desired: Desired, deadline: Deadline) -> None:
+        """Raises ServerError where a version that clients reach does not load; a standby's failure is only told."""
+        standby = desired.standby(self.target.routing)
+        for version in desired.without(standby).versions:
+            self._await_available(model, version, deadline)
+        for version in standby:
+            try:
+                self._await_available(model, version, deadline)
+            except ServerError as error:
+                self.context.observer.warn(f"no standby: {error}")
 
     def _await_available(self, model: ModelName, version: VersionNumber, deadline: Deadline) -> None:
         def settled() -> VersionStatus | None:
@@ -279,6 +297,7 @@ class Rollout:
 
     def put_back(self, model: ModelName, desired: Desired) -> None:
         """Applies a recorded state of `model` and returns once the server answers accordingly."""
+        desired = self._servable(model, desired)
         deadline = self.context.deadline(RESTORE_TIMEOUT_S)
         try:
             self._apply(model, desired, deadline)
@@ -287,14 +306,15 @@ class Rollout:
                 raise
             # A label was moved, and the version that it must return to has been let go since: load that one first.
             self._apply(model, together(self._observed(model, desired), desired), deadline)
-            for version in desired.versions:
-                self._await_available(model, version, deadline)
+            self._await_loaded(model, desired, deadline)
             self._apply(model, desired, deadline)
         self._await_state(model, desired, deadline)
 
     def put_all_back(self) -> None:
         """Applies the recorded state of every model and returns once the server answers accordingly."""
-        recorded = {model: revision.desired for model, revision in self.target.recorded().items()}
+        recorded = {
+            model: self._servable(model, revision.desired) for model, revision in self.target.recorded().items()
+        }
         deadline = self.context.deadline(RESTORE_TIMEOUT_S)
         try:
             self.target.runtime.apply(self.target.config(recorded), timeout_s=RESTORE_TIMEOUT_S)
@@ -316,8 +336,7 @@ class Rollout:
         return Desired(tuple(sorted(self._available(model))), labels)
 
     def _await_state(self, model: ModelName, desired: Desired, deadline: Deadline) -> None:
-        for version in desired.versions:
-            self._await_available(model, version, deadline)
+        self._await_loaded(model, desired, deadline)
         for label, version in desired.labels.items():
             answering, _ = self.target.runtime.answering_version(
                 ServedSpec(model, label=label), timeout_s=CALL_TIMEOUT_S

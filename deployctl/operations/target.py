@@ -38,14 +38,15 @@ class Target:
         return {revision.model: revision for revision in self.lineage.current(self.name)}
 
     def config(self, desired: dict[ModelName, Desired]) -> ServingConfig:
-        """Returns what the server is told for `desired`.
+        """Returns what the server is told for `desired`; standby versions whose directories are gone are left out.
 
         Raises:
-            StorageError: a version directory is gone. It is looked for here because one missing base path keeps
+            StorageError: another version directory is gone. It is looked for here because one missing base path keeps
                 TensorFlow Serving from finding versions of any model (tensorflow/serving#2189).
         """
         models = []
-        for model, state in sorted(desired.items()):
+        for model, recorded in sorted(desired.items()):
+            state = self.servable(model, recorded)
             if not state.versions:
                 continue
             self._check_present(model, state)
@@ -56,6 +57,12 @@ class Target:
     def recorded_config(self) -> ServingConfig:
         """Returns what the server should serve by the record."""
         return self.config({model: revision.desired for model, revision in self.recorded().items()})
+
+    def servable(self, model: ModelName, state: Desired) -> Desired:
+        """Returns `state` without the standby versions whose directories are gone: no client calls those."""
+        return state.without(
+            [each for each in state.standby(self.routing) if not self.repository.is_local(model, each)]
+        )
 
     def _check_present(self, model: ModelName, state: Desired) -> None:
         missing = {version for version in state.versions if not self.repository.is_local(model, version)}

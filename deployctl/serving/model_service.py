@@ -158,7 +158,7 @@ class ModelService:
             response = self._handle_reload_config(request, timeout=timeout_s)
         if response.status.error_code:
             code = serving_pb2.Code.Name(response.status.error_code)
-            raise ServerRefusedError(self._address, code, response.status.error_message)
+            raise ServerRefusedError(self._address, code, " ".join(response.status.error_message.split()))
 
     def get_model_metadata(
         self, spec: ServedSpec, *, timeout_s: float
@@ -223,7 +223,7 @@ def dtype_name(dtype: int) -> str:
 def _translated(address: str, error: grpc.RpcError, *, timeout_s: float) -> ServerError:
     # Every error that a unary call raises is a grpc.Call too.
     code: grpc.StatusCode = error.code() if isinstance(error, grpc.Call) else grpc.StatusCode.UNKNOWN
-    words: str = (error.details() if isinstance(error, grpc.Call) else None) or str(code.name)
+    words = " ".join(((error.details() if isinstance(error, grpc.Call) else None) or str(code.name)).split())
     if code is grpc.StatusCode.DEADLINE_EXCEEDED:
         return ServerTimedOutError(f"the model server at {address} did not answer within {timeout_s:g} s")
     if code in _UNAVAILABLE:
@@ -233,7 +233,8 @@ def _translated(address: str, error: grpc.RpcError, *, timeout_s: float) -> Serv
 
 def _version_status(status: serving_pb2.ModelVersionStatus) -> VersionStatus:
     state = int(status.state)
-    error = status.status.error_message
+    # TensorFlow's messages may have several lines; every report of ours is one.
+    error = " ".join(status.status.error_message.split())
     if status.status.error_code and not error:
         error = serving_pb2.Code.Name(status.status.error_code)
     known = state in VersionState.__members__.values()

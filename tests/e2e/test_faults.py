@@ -125,8 +125,11 @@ def test_a_promotion_that_is_killed_at_any_moment_leaves_old_or_new_and_the_next
 
 
 def ended_before_it_began(child: subprocess.Popen[str], words: str) -> bool:
-    """Whether the signal came before the interpreter could take it."""
-    return child.returncode == -signal.SIGINT and words == ""
+    """Whether the signal came before the interpreter could take it, or while it made a class for an import.
+
+    Python ends by the signal then, whatever exit code it is given; a shell shows 130 for both.
+    """
+    return child.returncode == -signal.SIGINT and words in ("", "interrupted\n")
 
 
 @pytest.mark.xdist_group("e2e-interrupts")

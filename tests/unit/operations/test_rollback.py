@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from deployctl.domain.revision import RevisionKind, Routing
+from deployctl.domain.names import STABLE, VersionNumber
+from deployctl.domain.revision import Desired, RevisionKind, Routing
 from deployctl.errors import (
     ModelNotFoundError,
     PreconditionError,
@@ -15,6 +16,7 @@ from deployctl.errors import (
     VersionNotFoundError,
 )
 from deployctl.operations.rollout import RolloutClass
+from deployctl.serving.interface import ServedSpec
 from tests.support.memory_server import Killed
 from tests.support.world import HALF, LOCAL, World
 
@@ -70,6 +72,52 @@ def test_a_promotion_after_a_rollback_can_be_rolled_back_too(promoted: World) ->
 def test_goes_to_a_revision_by_its_number_and_to_a_version_by_its_own(promoted: World) -> None:
     assert promoted.rollback(to_revision=1).version == 1
     assert promoted.rollback(to_version=3).version == 3
+
+
+def test_a_rollback_to_what_serves_already_makes_no_revision(promoted: World) -> None:
+    result = promoted.rollback(to_version=3)
+
+    assert (result.outcome, result.version, result.previous_version, result.revision) == ("unchanged", 3, 3, 3)
+    assert promoted.sent() == [([2, 3], {"stable": 3})]
+    assert promoted.lineage.revisions(LOCAL, HALF, limit=1)[0].number == 3
+
+
+def test_a_standby_whose_directory_is_gone_keeps_nothing_from_changing(promoted: World) -> None:
+    shutil.rmtree(promoted.directory / HALF / "2")
+
+    result = promoted.rollback(to_version=1)
+
+    assert result.outcome == "serving"
+    assert promoted.recorded() == Desired((VersionNumber(1), VersionNumber(3)), {STABLE: VersionNumber(1)})
+    assert "half@2 does not stand by: its directory is gone" in promoted.journal.warnings
+
+
+def test_a_server_comes_up_without_a_standby_whose_directory_is_gone(promoted: World) -> None:
+    promoted.down()
+    shutil.rmtree(promoted.directory / HALF / "2")
+
+    assert promoted.up().outcome == "started"
+    assert promoted.server.answering_version(ServedSpec(HALF), timeout_s=1.0)[0] == 3
+
+
+def test_a_standby_that_no_longer_loads_keeps_no_rollback_from_serving(promoted: World) -> None:
+    promoted.down()
+    promoted.break_version(2, "cut short")
+    promoted.up()
+
+    result = promoted.rollback(to_version=1)
+
+    assert result.outcome == "serving"
+    assert promoted.recorded().labels == {"stable": 1}
+
+
+def test_what_serves_is_promoted_again_beside_a_standby_that_no_longer_loads(promoted: World) -> None:
+    promoted.down()
+    promoted.break_version(2, "cut short")
+    promoted.up()
+
+    assert promoted.promote(3).outcome == "unchanged"
+    assert any("half@2 cannot be loaded: cut short" in words for words in promoted.journal.warnings)
 
 
 def test_a_revision_or_version_that_never_served_is_not_found(promoted: World) -> None:

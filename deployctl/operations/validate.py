@@ -1,0 +1,191 @@
+"""Validate: the gates of a target judge a version; what they say is recorded, and reused while it holds."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from deployctl import __version__
+from deployctl.domain.event import EventKind
+from deployctl.domain.names import TargetName
+from deployctl.errors import DeployctlError, GateRefusedError
+from deployctl.gates.interface import Candidate, Gate, Outcome, Reuse, Verdict
+from deployctl.lineage.interface import LineageStore
+from deployctl.operations.context import Context
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """One gate's result.
+
+    Attributes:
+        duration_s: what judging took, at the time when it was done.
+        reused: whether the verdict is an earlier one, which still holds.
+        error: whether the gate could not judge, for the reason that its verdict tells.
+    """
+
+    gate: str
+    verdict: Verdict
+    duration_s: float
+    reused: bool = False
+    error: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What the gates said.
+
+    Attributes:
+        subject: "digits@3", or an export's path.
+        target: None where no target was meant.
+        serving: what it was held against, "" for nothing.
+        results: in the gates' order.
+    """
+
+    subject: str
+    target: TargetName | None
+    serving: str
+    results: tuple[Judged, ...]
+    duration_s: float
+
+    @property
+    def refusal(self) -> Judged | None:
+        """The first gate that refused, None where the version passed."""
+        return next((each for each in self.results if each.verdict.outcome is Outcome.FAILED), None)
+
+    def evidence(self) -> dict[str, Any]:
+        """Returns what of the report is recorded with a promotion, as JSON values."""
+        return {each.gate: f"{each.verdict.outcome.value}: {each.verdict.summary}" for each in self.results}
+
+
+@dataclass(frozen=True, slots=True)
+class Validate:
+    """Runs gates.
+
+    Attributes:
+        gates: in the order in which they judge; all of them do, also after one refused.
+        lineage: where verdicts are recorded and looked up; None for neither.
+        fresh: whether earlier verdicts count for nothing.
+    """
+
+    gates: Sequence[Gate]
+    lineage: LineageStore | None
+    context: Context
+    target: TargetName | None = None
+    fresh: bool = False
+
+    def __call__(self, candidate: Candidate) -> Report:
+        """Judges and returns the report; verdicts on a published version are recorded.
+
+        Raises:
+            DatabaseError: the verdicts cannot be looked up or recorded.
+        """
+        started = self.context.clock.monotonic()
+        results = []
+        for gate in self.gates:
+            judged = self._earlier(gate, candidate) or self._judge(gate, candidate)
+            results.append(judged)
+        self._record(candidate, results)
+        serving = candidate.serving.name if candidate.serving else ""
+        duration_s = self.context.clock.monotonic() - started
+        return Report(candidate.version.name, self.target, serving, tuple(results), duration_s)
+
+    def _judge(self, gate: Gate, candidate: Candidate) -> Judged:
+        problem = candidate.version.problem
+        if gate.needs_whole and problem is not None:
+            return Judged(gate.name, Verdict(Outcome.SKIPPED, "the version cannot be loaded whole"), 0.0)
+        started = self.context.clock.monotonic()
+        try:
+            verdict, error = gate.judge(candidate), False
+        except DeployctlError as failure:
+            words = f"could not judge: {failure}"
+            verdict, error = Verdict(Outcome.FAILED, words, (words,)), True
+        return Judged(gate.name, verdict, self.context.clock.monotonic() - started, error=error)
+
+    def _earlier(self, gate: Gate, candidate: Candidate) -> Judged | None:
+        key = verdict_key(gate, candidate)
+        if key is None or self.lineage is None or self.fresh or gate.reuse is Reuse.NEVER:
+            return None
+        record = self.lineage.verdict(key)
+        reusable = {Outcome.PASSED.value} | ({Outcome.FAILED.value} if gate.reuse is Reuse.ALWAYS else set())
+        if record is None or record.outcome not in reusable:
+            return None
+        verdict = Verdict(Outcome(record.outcome), record.summary, record.problems, record.evidence)
+        return Judged(gate.name, verdict, record.duration_s, reused=True)
+
+    def _record(self, candidate: Candidate, results: Sequence[Judged]) -> None:
+        version = candidate.version
+        if self.lineage is None or version.manifest is None:
+            return
+        model, number = version.manifest.model, version.manifest.version
+        documents = [
+            _document(gate, candidate, judged, self.context.operation)
+            for gate, judged in zip(self.gates, results, strict=True)
+            if not judged.reused
+        ]
+        if not documents:
+            return
+        data = {"version": number, "digest": version.manifest.digest, "gates": documents}
+        event = self.context.event(EventKind.VERSION_VALIDATED, model=model, target=self.target, data=data)
+        with self.lineage.transaction() as transaction:
+            transaction.append(event)
+
+
+def verdict_key(gate: Gate, candidate: Candidate) -> str | None:
+    """Returns what a verdict holds for as one hash, None where something of it has no digest."""
+    compared = (candidate.serving, candidate.fallback) if gate.compares else ()
+    versions = [candidate.version, *(each for each in compared if each is not None)]
+    if any(each.digest is None for each in versions):
+        return None
+    document = {
+        "gate": f"{type(gate).__module__}:{gate.name}",
+        "deployctl": __version__,
+        "settings": dict(gate.settings),
+        "digest": candidate.version.digest,
+        "compared": [each.digest if each else None for each in compared],
+    }
+    return hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()
+
+
+def check_passed(report: Report) -> None:
+    """Raises GateRefusedError, with the first reason, where a gate refused."""
+    refusal = report.refusal
+    if refusal is None:
+        return
+    where = f" on {report.target}" if report.target else ""
+    reason = refusal.verdict.problems[0] if refusal.verdict.problems else refusal.verdict.summary
+    on = f" --target {report.target}" if report.target else ""
+    raise GateRefusedError(
+        f"{report.subject} is refused{where} by the gate {refusal.gate}: {reason}",
+        hint=f"deployctl validate {report.subject}{on}",
+    )
+
+
+def _document(gate: Gate, candidate: Candidate, judged: Judged, operation: str) -> dict[str, Any]:
+    key = None if judged.error else verdict_key(gate, candidate)
+    # What must not be found again has a key that nothing asks for.
+    unique = hashlib.sha256(f"{operation} {judged.gate}".encode()).hexdigest()
+    return {
+        "key": key or unique,
+        "gate": judged.gate,
+        "outcome": judged.verdict.outcome.value,
+        "summary": judged.verdict.summary,
+        "problems": list(judged.verdict.problems),
+        "duration_s": judged.duration_s,
+        "evidence": finite(judged.verdict.evidence),
+    }
+
+
+def finite(value: Any) -> Any:
+    """Returns `value` with numbers that JSON cannot say as texts: "nan", "inf"."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    if isinstance(value, Mapping):
+        return {str(key): finite(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(each) for each in value]
+    return value
