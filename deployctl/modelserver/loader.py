@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from deployctl.modelserver.batch_scheduler import BatchScheduler
     from deployctl.modelserver.batching import BatchingOptions
     from deployctl.modelserver.runner import Runner
+    from deployctl.modelserver.tflite_loader import TfliteLoader
 
 logger = logging.getLogger(__name__)
 
@@ -49,14 +50,20 @@ class LoaderOptions:
 
 
 class SavedModelLoader(Loader):
-    """Loads SavedModels."""
+    """Loads SavedModels, and with `tflite` the TFLite files that lie in their place or beside them."""
 
     def __init__(
-        self, options: LoaderOptions, *, metrics: Metrics | None = None, scheduler: BatchScheduler | None = None
+        self,
+        options: LoaderOptions,
+        *,
+        metrics: Metrics | None = None,
+        scheduler: BatchScheduler | None = None,
+        tflite: TfliteLoader | None = None,
     ) -> None:
         self._options = options
         self._metrics = metrics or Metrics()
         self._scheduler = scheduler
+        self._tflite = tflite
 
     def load(self, name: str, version: int, path: str) -> LoadedServable:
         """Returns the version, loaded and warmed up."""
@@ -74,7 +81,7 @@ class SavedModelLoader(Loader):
 
     def _runner(self, path: str) -> Runner:
         batching = self._batching(path)
-        session = self._session(path)
+        session = (self._tflite and self._tflite.load(path)) or self._session(path)
         if batching is None or self._scheduler is None:
             return session
         from deployctl.modelserver.batching import BatchingRunner

@@ -21,6 +21,7 @@ from deployctl.modelserver.session import SessionOptions
 
 if TYPE_CHECKING:
     from deployctl.modelserver.rest import RestServer
+    from deployctl.modelserver.tflite_loader import TfliteLoader
 
 logger = logging.getLogger(__name__)
 
@@ -126,8 +127,6 @@ def _check(flags: Flags) -> None:
         )
     if flags.use_alts_credentials and flags.ssl_config_file:
         raise _invalid("server_options.use_alts_credentials and server_options.ssl_config_file are mutually exclusive")
-    if flags.prefer_tflite_model:
-        raise StatusError(Code.UNIMPLEMENTED, "--prefer_tflite_model is not supported; TFLite models are not served")
     parallelism = (
         flags.tensorflow_session_parallelism,
         flags.tensorflow_intra_op_parallelism,
@@ -171,14 +170,28 @@ def _loader(flags: Flags, metrics: Metrics) -> SavedModelLoader:
         warm_up_iterations=max(1, flags.num_request_iterations_for_warmup),
         per_model_batching=flags.enable_per_model_batching_parameters,
     )
+    tflite = _tflite(flags) if flags.prefer_tflite_model else None
     if not flags.enable_batching:
-        return SavedModelLoader(options, metrics=metrics)
+        return SavedModelLoader(options, metrics=metrics, tflite=tflite)
     from deployctl.modelserver.batch_scheduler import BatchScheduler
     from deployctl.modelserver.batching_file import read_batching_options
 
     batching, threads = read_batching_options(flags.batching_parameters_file)
     scheduler = BatchScheduler(threads=threads)
-    return SavedModelLoader(replace(options, batching=batching), metrics=metrics, scheduler=scheduler)
+    return SavedModelLoader(replace(options, batching=batching), metrics=metrics, scheduler=scheduler, tflite=tflite)
+
+
+def _tflite(flags: Flags) -> TfliteLoader:
+    from deployctl.modelserver.tflite_loader import TfliteLoader
+    from deployctl.modelserver.tflite_session import TfliteOptions
+
+    return TfliteLoader(
+        TfliteOptions(
+            pools=flags.num_tflite_pools,
+            interpreters_per_pool=flags.num_tflite_interpreters_per_pool,
+            threads=flags.tensorflow_intra_op_parallelism or flags.tensorflow_session_parallelism,
+        )
+    )
 
 
 def _configured(flags: Flags) -> tuple[ConfiguredModel, ...] | None:

@@ -40,14 +40,20 @@ def read_signatures(meta_graph_def: memoryview) -> LoadedSignatures:
     Raises:
         ValueError: it is malformed.
     """
+    # An entry of MetaGraphDef.signature_def is, byte for byte, an entry of SignatureDefMap.signature_def.
+    return read_signature_map(
+        b"".join(
+            wire.length_delimited(_SIGNATURE_DEF_MAP_SIGNATURE_DEF, bytes(entry))
+            for number, _, entry in wire.fields(meta_graph_def)
+            if number == _META_GRAPH_SIGNATURE_DEF
+        )
+    )
+
+
+def read_signature_map(serialized: bytes) -> LoadedSignatures:
+    """Reads a serialized SignatureDefMap."""
     from deployctl.protos.serving_pb2 import SignatureDefMap
 
-    # An entry of MetaGraphDef.signature_def is, byte for byte, an entry of SignatureDefMap.signature_def.
-    serialized = b"".join(
-        wire.length_delimited(_SIGNATURE_DEF_MAP_SIGNATURE_DEF, bytes(entry))
-        for number, _, entry in wire.fields(meta_graph_def)
-        if number == _META_GRAPH_SIGNATURE_DEF
-    )
     definitions = SignatureDefMap.FromString(serialized).signature_def
     return LoadedSignatures(
         {key: _signature(definitions[key]) for key in sorted(definitions)},

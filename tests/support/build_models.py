@@ -188,6 +188,53 @@ def sparse_input(destination: Path) -> None:
         v1.saved_model.simple_save(session, str(destination), {"x": x}, {"y": y})
 
 
+def tflite(destination: Path) -> None:
+    """TFLite files of y = x/2 + 2: plain.tflite, signed.tflite with a SignatureDef added; and words.tflite.
+
+    The last gives the first of its string tokens as often as there are tokens, and the sums of the rows of "numbers".
+    """
+    import tensorflow as tf
+
+    destination.mkdir()
+    v1 = tf.compat.v1
+    with v1.Graph().as_default(), v1.Session() as session:
+        x = v1.placeholder(tf.float32, [1], name="tflite_input")
+        y = tf.identity(x * 0.5 + 2.0, name="y")
+        plain = v1.lite.TFLiteConverter.from_session(session, [x], [y]).convert()
+        signature = v1.saved_model.predict_signature_def({"x": x}, {"y": y})
+    (destination / "plain.tflite").write_bytes(plain)
+    (destination / "signed.tflite").write_bytes(_with_signature(plain, signature.SerializeToString()))
+
+    def tokens_and_sums(tokens: Any, numbers: Any) -> dict[str, Any]:
+        return {"first": tf.gather(tokens, tf.zeros_like(tf.range(tf.size(tokens)))), "sums": tf.reduce_sum(numbers, 1)}
+
+    specs = [tf.TensorSpec([None], tf.string, name="tokens"), tf.TensorSpec([None, 2], tf.int64, name="numbers")]
+    function = tf.function(tokens_and_sums, input_signature=specs).get_concrete_function()
+    converter = tf.lite.TFLiteConverter.from_concrete_functions([function])
+    (destination / "words.tflite").write_bytes(converter.convert())
+
+
+def _with_signature(content: bytes, signature_def: bytes) -> bytes:
+    """Adds the SignatureDef as tensorflow/lite/tools/signature/signature_def_util.cc does."""
+    from flatbuffers import flexbuffers  # type: ignore[import-untyped]
+    from tensorflow.lite.python import schema_py_generated as schema
+    from tensorflow.lite.tools import flatbuffer_utils
+
+    signatures = flexbuffers.Builder()
+    with signatures.Map():
+        signatures.Key("serving_default")
+        signatures.String(signature_def.decode())
+    model = flatbuffer_utils.convert_bytearray_to_object(bytearray(content))
+    buffer = schema.BufferT()
+    buffer.data = bytes(signatures.Finish())
+    metadata = schema.MetadataT()
+    metadata.name = b"signature_defs_metadata"
+    metadata.buffer = len(model.buffers)
+    model.buffers.append(buffer)
+    model.metadata = [*(model.metadata or []), metadata]
+    return bytes(flatbuffer_utils.convert_object_to_bytearray(model))
+
+
 def _builders() -> dict[str, Callable[[Path], None]]:
     builders: dict[str, Callable[[Path], None]] = {
         "keras_two_outputs": keras_two_outputs,
@@ -200,6 +247,7 @@ def _builders() -> dict[str, Callable[[Path], None]]:
         "tensorflow_1": tensorflow_1,
         "tensorflow_1_text": lambda path: tensorflow_1(path, as_text=True),
         "sparse_input": sparse_input,
+        "tflite": tflite,
     }
     for constant in HALF_PLUS_CONSTANTS:
         builders[f"half_plus_{constant}"] = partial(half_plus, constant=constant)
