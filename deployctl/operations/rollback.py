@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 
 from deployctl.domain.duration import format_duration
-from deployctl.domain.hold import Quarantine
 from deployctl.domain.names import STABLE, ModelName, TargetName, VersionNumber
 from deployctl.domain.revision import Revision, RevisionKind, RevisionState
 from deployctl.domain.transition import last_known_good, restored, rollback_version
-from deployctl.errors import ModelNotFoundError, RevisionNotFoundError, VersionNotFoundError
+from deployctl.errors import DependencyError, ModelNotFoundError, RevisionNotFoundError, VersionNotFoundError
 from deployctl.operations.context import Context
 from deployctl.operations.holds import check_not_quarantined, quarantine_of
 from deployctl.operations.rollout import Change, Rollout, RolloutClass
@@ -92,7 +92,6 @@ class Rollback:
             rollout_class = rollout.classify(request.model, version)
             estimate_s = estimate(served, rollout_class)
             previous = current.desired.live(self.target.routing)
-            self._announce(change, previous, rollout_class, estimate_s)
             after = restored(
                 current.desired, goal.desired, routing=self.target.routing, warm_standby=self.target.warm_standby
             )
@@ -102,7 +101,9 @@ class Rollback:
                 if not request.dry_run:
                     rollout.require_ready()
                     rollout.put_back(request.model, after)
-            elif not request.dry_run:
+            else:
+                self._announce(change, previous, rollout_class, estimate_s)
+            if outcome == "planned" and not request.dry_run:
                 revision, outcome = rollout(change, current.desired, after).revision, "serving"
         return RolledBack(
             model=request.model,
@@ -138,7 +139,8 @@ class Rollback:
                 f"{where} has no {wanted}", hint=f"deployctl history {request.model} --target {self.target.name}"
             )
         repository = self.target.repository
-        check_not_quarantined(self._quarantine(request.model, version), f"{request.model}@{version}")
+        quarantine = quarantine_of(repository, self.target.lineage, request.model, version)
+        check_not_quarantined(quarantine, f"{request.model}@{version}")
         # What is on this machine needs no store, which may be what is down.
         if not repository.is_local(request.model, version) and version not in repository.versions(request.model):
             raise VersionNotFoundError(request.model, version)
@@ -154,17 +156,14 @@ class Rollback:
             goal = next((e for e in served if rollback_version(e.desired, routing) == request.to_version), None)
             return goal, f"revision that served @{request.to_version}"
 
-        def quarantined(version: VersionNumber) -> bool:
-            found = self._quarantine(request.model, version)
-            if found is not None:
-                self.context.observer.step("skipped", f"@{version}: {found}")
-            return found is not None
+        def refused(version: VersionNumber) -> bool:
+            reason = obstacle(self.target, request.model, version)
+            if reason is not None:
+                self.context.observer.step("skipped", f"@{version}: {reason}")
+            return reason is not None
 
-        goal = last_known_good(served, self.target.routing, quarantined)
+        goal = last_known_good(served, self.target.routing, refused)
         return goal, "earlier revision that served another version"
-
-    def _quarantine(self, model: ModelName, version: VersionNumber) -> Quarantine | None:
-        return quarantine_of(self.target.repository, self.target.lineage, model, version)
 
     def _announce(
         self, change: Change, previous: VersionNumber | None, rollout_class: RolloutClass, estimate_s: float | None
@@ -175,6 +174,21 @@ class Rollback:
             f"{change.model} on {self.target.name}:",
             f"{was} -> @{change.version}, revision {change.restores}, {rollout_class.value}{about}",
         )
+
+
+def obstacle(target: Target, model: ModelName, version: VersionNumber) -> str | None:
+    """Returns why a version cannot be rolled back to, None where nothing is known to be in the way."""
+    repository = target.repository
+    quarantine = quarantine_of(repository, target.lineage, model, version)
+    if quarantine is not None:
+        return str(quarantine)
+    if repository.is_local(model, version):
+        return None
+    # A store that does not answer is told when the bytes are asked for.
+    with suppress(DependencyError):
+        if version not in repository.versions(model):
+            return "its directory is gone"
+    return None
 
 
 def estimate(served: list[Revision], rollout_class: RolloutClass) -> float | None:

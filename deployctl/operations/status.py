@@ -14,8 +14,8 @@ from deployctl.domain.revision import Revision, RevisionState
 from deployctl.domain.serving import Endpoints, ServerCondition, ServerState, VersionState, VersionStatus
 from deployctl.domain.transition import last_known_good, rollback_version
 from deployctl.errors import DeployctlError
-from deployctl.operations.holds import quarantine_of, unreviewed
-from deployctl.operations.rollback import estimate
+from deployctl.operations.holds import unreviewed
+from deployctl.operations.rollback import estimate, obstacle
 from deployctl.operations.rollout import RolloutClass
 from deployctl.operations.target import Target
 
@@ -182,12 +182,10 @@ def _readiness(target: Target, model: ModelName, available: set[VersionNumber]) 
     revisions = target.lineage.revisions(target.name, model, limit=_LOOK_BACK)
     served = [revision for revision in revisions if revision.state is RevisionState.SERVING]
 
-    def quarantined(version: VersionNumber) -> bool:
-        return quarantine_of(target.repository, target.lineage, model, version) is not None
-
-    goal = last_known_good(served, target.routing, quarantined)
+    goal = last_known_good(served, target.routing, lambda each: obstacle(target, model, each) is not None)
     version = rollback_version(goal.desired, target.routing) if goal else None
     if version is None:
         return None
-    rollout_class = RolloutClass.HOT if version in available else RolloutClass.WARM
+    here = RolloutClass.WARM if target.repository.is_local(model, version) else RolloutClass.COLD
+    rollout_class = RolloutClass.HOT if version in available else here
     return RollbackReadiness(version, rollout_class, estimate(served, rollout_class))

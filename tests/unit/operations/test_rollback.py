@@ -92,6 +92,13 @@ def test_a_standby_whose_directory_is_gone_keeps_nothing_from_changing(promoted:
     assert "half@2 does not stand by: its directory is gone" in promoted.journal.warnings
 
 
+def test_without_a_version_it_passes_over_one_whose_directory_is_gone(promoted: World) -> None:
+    shutil.rmtree(promoted.directory / HALF / "2")
+
+    assert promoted.rollback().version == 1
+    assert "skipped @2: its directory is gone" in promoted.journal.steps
+
+
 def test_a_server_comes_up_without_a_standby_whose_directory_is_gone(promoted: World) -> None:
     promoted.down()
     shutil.rmtree(promoted.directory / HALF / "2")
