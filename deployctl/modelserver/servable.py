@@ -103,8 +103,6 @@ class TensorFlowServable(LoadedServable):
             if key not in self.signatures:
                 raise _invalid(f"Requested signature not found in model graph: {key}")
             questions.append(self._question(key, task.method))
-            if questions[-1].source != questions[0].source:
-                raise _invalid("Input tensor must be the same for all Signatures.")
         return self._answers("MultiInference", questions, examples, timeout_s)
 
     def close(self) -> None:
@@ -139,10 +137,10 @@ class TensorFlowServable(LoadedServable):
             raise _invalid("Input is empty.")
         serialized = np.empty(len(examples), dtype=object)
         serialized[:] = list(examples)
+        # Signatures by TensorFlow 2 have an input tensor each; all are fed the same examples.
+        feeds = [(source, serialized) for source in sorted({question.source for question in questions})]
         fetches = sorted({tensor for question in questions for tensor in question.outputs.values()})
-        results = dict(
-            zip(fetches, self._run(api, [(questions[0].source, serialized)], fetches, timeout_s), strict=True)
-        )
+        results = dict(zip(fetches, self._run(api, feeds, fetches, timeout_s), strict=True))
         self._metrics.examples_received(self.name, len(examples))
         return [question.answer(results, len(examples)) for question in questions]
 

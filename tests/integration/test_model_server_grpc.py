@@ -181,8 +181,10 @@ def test_a_shared_context_is_part_of_each_example(client: ServingClient) -> None
     assert [row.value for row in regressed.result.regressions] == [5.0, 5.0]
 
 
-def test_one_multi_inference_answers_a_classification_and_a_regression(client: ServingClient) -> None:
-    tasks = [("two", "regress_x_to_y", REGRESS), ("two", "classify_x_to_y", CLASSIFY)]
+@pytest.mark.parametrize("model", ["two", "two_tf2"])
+def test_one_multi_inference_answers_a_classification_and_a_regression(client: ServingClient, model: str) -> None:
+    # With TensorFlow 2 each signature has an input tensor of its own.
+    tasks = [(model, "regress_x_to_y", REGRESS), (model, "classify_x_to_y", CLASSIFY)]
 
     results = client.multi_inference(tasks, client.examples([{"x": 2.0}])).results
 
