@@ -12,16 +12,16 @@ import sys
 import typing
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import MISSING, Field, fields
+from dataclasses import MISSING, Field, fields, is_dataclass
 from enum import Enum
 from pathlib import Path
 from typing import Any
 
 from deployctl import errors
+from deployctl.config.definition import DURATION, SIZE
+from deployctl.config.gate_settings import GateSettings
 from deployctl.config.load import ENVIRONMENT_PREFIX
 from deployctl.config.settings import (
-    DURATION,
-    SIZE,
     CacheSettings,
     DockerSettings,
     ExternalSettings,
@@ -132,7 +132,13 @@ def settings() -> str:
         *_setting_rows("targets.NAME.docker.", DockerSettings),
         "\n## `[targets.NAME.external]`\n",
         *_setting_rows("targets.NAME.external.", ExternalSettings),
+        "\n## `[targets.NAME.gate]`\n",
+        "What each gate is held to; [the how-to](../howto/validate.md) explains them.\n",
+        *_setting_rows("targets.NAME.gate.", GateSettings),
     ]
+    for name, kind in typing.get_type_hints(GateSettings).items():
+        if is_dataclass(kind) and isinstance(kind, type):
+            parts += [f"\n## `[targets.NAME.gate.{name}]`\n", *_setting_rows(f"targets.NAME.gate.{name}.", kind)]
     return "\n".join(parts) + "\n"
 
 

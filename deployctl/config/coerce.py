@@ -10,9 +10,8 @@ from enum import Enum
 from functools import cache
 from typing import Any
 
+from deployctl.config.definition import DURATION, SIZE
 from deployctl.config.settings import (
-    DURATION,
-    SIZE,
     LineageSettings,
     RepositorySettings,
     Settings,
@@ -42,7 +41,7 @@ def coerce(key: str, value: Any, where: str) -> Any:
     if kind is tuple and isinstance(value, list) and all(isinstance(each, str) for each in value):
         value = tuple(value)
     if type(value) is not kind:
-        raise SettingsError(f"{key} = {value!r} in {where} is not {_DESCRIBED.get(kind, 'a text')}")
+        raise SettingsError(f"{key} = {value!r} in {where} is not {_described(kind, definition)}")
     return _in_range(key, value, where)
 
 
@@ -54,12 +53,13 @@ def from_text(key: str, text: str, where: str) -> Any:
     try:
         value: Any = _READ[kind](text)
     except (ValueError, KeyError) as error:
-        raise SettingsError(f"{key} = {text!r} in {where} is not {_DESCRIBED[kind]}") from error
+        raise SettingsError(f"{key} = {text!r} in {where} is not {_described(kind, definition)}") from error
     return coerce(key, value, where)
 
 
 _READ: Mapping[type, Callable[[str], Any]] = {
     int: int,
+    float: float,
     bool: lambda text: {"true": True, "false": False, "1": True, "0": False}[text.lower()],
     tuple: lambda text: text.split(),
 }
@@ -67,9 +67,16 @@ _DESCRIBED: Mapping[type, str] = {
     int: "a whole number",
     bool: "true or false",
     tuple: "a list of texts",
-    float: 'a duration such as 90, "90s" or "5m"',
+    float: "a number",
     str: "a text",
 }
+
+
+_A_DURATION = 'a duration such as 90, "90s" or "5m"'
+
+
+def _described(kind: type, definition: Field[Any]) -> str:
+    return _A_DURATION if definition.metadata["kind"] == DURATION else _DESCRIBED.get(kind, "a text")
 
 
 def _setting(key: str, where: str) -> tuple[type, Field[Any]]:
@@ -95,7 +102,7 @@ def _duration(key: str, value: str, where: str) -> float:
     try:
         return parse_duration(value)
     except UsageError as error:
-        raise SettingsError(f"{key} = {value!r} in {where} is not {_DESCRIBED[float]}") from error
+        raise SettingsError(f"{key} = {value!r} in {where} is not {_A_DURATION}") from error
 
 
 def _size(key: str, value: str, where: str) -> int:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from deployctl.config.coerce import coerce, from_text
+from deployctl.config.gate_settings import GateSettings
 from deployctl.config.settings import (
     LineageSettings,
     RepositorySettings,
@@ -34,7 +35,8 @@ ENVIRONMENT_PREFIX = "DEPLOYCTL_"
 RESERVED_VARIABLES = frozenset({"DEPLOYCTL_CONFIG", "DEPLOYCTL_TARGET", "DEPLOYCTL_REQUIRE"})
 _SECTIONS: Mapping[str, type] = {"repository": RepositorySettings, "lineage": LineageSettings}
 _TABLES = ("targets", *_SECTIONS)
-_SUB_TABLES = ("docker", "external", "s3", "cache")
+_GATES = tuple(each.name for each in fields(GateSettings) if "doc" not in each.metadata)
+_SUB_TABLES = ("docker", "external", "s3", "cache", "gate", *_GATES)
 _TOP_LEVEL = ("state_dir", "default_target")
 
 
@@ -109,7 +111,10 @@ def _concerns(settings: Settings, key: str, origin: str) -> bool:
         return bool(settings.repository_scheme)
     if section != "targets" or origin != "default":
         return True
-    runtime = settings.targets[TargetName(name)].runtime
+    target = settings.targets[TargetName(name)]
+    if rest[0] == "gate":
+        return rest[1] in target.gates
+    runtime = target.runtime
     return {"docker": RuntimeName.DOCKER, "image": RuntimeName.DOCKER, "external": RuntimeName.EXTERNAL}.get(
         rest[0], runtime
     ) is runtime

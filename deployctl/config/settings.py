@@ -12,15 +12,13 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any, TypeVar
 
+from deployctl.config.definition import DURATION, SIZE, setting
+from deployctl.config.gate_settings import DEFAULT_GATES, GateSettings
 from deployctl.domain.names import TargetName
 from deployctl.domain.revision import Routing
 from deployctl.domain.serving import PullPolicy
 
 T = TypeVar("T")
-
-# The mark of a float field that takes durations, and of a whole number that takes amounts of bytes.
-DURATION = "duration"
-SIZE = "size"
 
 
 class RuntimeName(StrEnum):
@@ -29,11 +27,6 @@ class RuntimeName(StrEnum):
     PROCESS = "process"
     DOCKER = "docker"
     EXTERNAL = "external"
-
-
-def setting(doc: str, *, default: Any, kind: str = "") -> Any:
-    """Returns a dataclass field with its reference text; `kind` is DURATION for seconds, SIZE for bytes."""
-    return field(default=default, metadata={"doc": doc, "kind": kind})
 
 
 class Addressing(StrEnum):
@@ -208,6 +201,12 @@ class TargetSettings:
         'Image of the container, where `runtime` is "docker"; by digest (`NAME@sha256:…`) it is always the same.',
         default="tensorflow/serving:2.19.1",
     )
+    gates: tuple[str, ...] = setting(
+        "Gates that a version must pass before it is promoted, in this order; each may be one of deployctl's or of a "
+        "package that brings some.",
+        default=DEFAULT_GATES,
+    )
+    gate: GateSettings = field(default_factory=GateSettings)
     docker: DockerSettings = field(default_factory=DockerSettings)
     external: ExternalSettings = field(default_factory=ExternalSettings)
 

@@ -96,6 +96,10 @@ def _inputs(key: str, before: Signature, after: Signature) -> Iterator[Incompati
             if name in before.optional_inputs and name not in after.optional_inputs:
                 why = "clients that leave it out are refused"
                 yield Incompatibility(Level.BREAKING, subject, "optional", "required", why)
+            elif name in before.defaults and before.defaults[name] != after.defaults.get(name, ""):
+                why = "clients that leave it out get other answers"
+                values = before.defaults[name], after.defaults.get(name, "")
+                yield Incompatibility(Level.BREAKING, f"default of {subject}", *values, why)
 
 
 def _input(subject: str, old: TensorSpec, new: TensorSpec) -> Iterator[Incompatibility]:

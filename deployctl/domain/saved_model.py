@@ -39,12 +39,17 @@ class TensorSpec:
 
 @dataclass(frozen=True, slots=True)
 class Signature:
-    """A SignatureDef: inputs and outputs by the names clients use, in name order."""
+    """A SignatureDef: inputs and outputs by the names clients use, in name order.
+
+    Attributes:
+        defaults: what the server takes for each optional input that is left out, as text; manifests do not hold it.
+    """
 
     method: str
     inputs: Mapping[str, TensorSpec]
     outputs: Mapping[str, TensorSpec]
     optional_inputs: frozenset[str] = frozenset()
+    defaults: Mapping[str, str] = field(default_factory=dict, compare=False)
 
 
 @dataclass(frozen=True, slots=True)

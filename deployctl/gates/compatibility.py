@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 from deployctl.domain.compatibility import Compatibility, Level, compare
@@ -20,6 +20,7 @@ class CompatibilityGate(Gate):
     """
 
     name = "compatibility"
+    compares = True
 
     def __init__(self, *, contract: Mapping[str, Signature] | None = None, allow_breaking: str = "") -> None:
         self._contract = contract
@@ -33,23 +34,23 @@ class CompatibilityGate(Gate):
 
     def judge(self, candidate: Candidate) -> Verdict:
         """Returns FAILED where a client would break; a way back that would break clients is told, not refused."""
-        graph = candidate.version.served
-        signatures = graph.callable_signatures if graph else {}
+        signatures = candidate.version.signatures
         evidence: dict[str, Any] = {}
         problems: list[str] = []
         if self._contract is not None:
-            pinned = {key: signatures[key] for key in self._contract if key in signatures}
-            held = compare(self._contract, pinned)
+            held = compare(self._contract, pinned(self._contract, signatures))
             evidence["contract"] = _document(held)
             problems += [f"contract: {each}" for each in held.breaking]
         words = "nothing serves to compare with"
+        if candidate.serving is not None and candidate.serving.problem is not None:
+            return Verdict(Outcome.INCONCLUSIVE, f"{candidate.serving.name} cannot be read to compare with")
         if candidate.serving is not None:
-            forward = compare(_signatures(candidate.serving), signatures)
+            forward = compare(candidate.serving.signatures, signatures)
             evidence["serving"] = _document(forward)
             problems += [str(each) for each in forward.breaking]
             words = _words(forward, candidate.serving)
         if candidate.fallback is not None:
-            back = compare(signatures, _signatures(candidate.fallback))
+            back = compare(signatures, candidate.fallback.signatures)
             evidence["fallback"] = _document(back)
             if back.level is Level.BREAKING:
                 words += f"; going back to {candidate.fallback.name} would break its clients"
@@ -63,9 +64,14 @@ class CompatibilityGate(Gate):
         return Verdict(Outcome.PASSED, words, evidence=evidence)
 
 
-def _signatures(version: Version) -> Mapping[str, Signature]:
-    graph = version.served
-    return graph.callable_signatures if graph else {}
+def pinned(contract: Mapping[str, Signature], signatures: Mapping[str, Signature]) -> dict[str, Signature]:
+    """Returns what of `signatures` a contract speaks of: its signatures, and of their outputs those it names."""
+    found = {}
+    for key, wanted in contract.items():
+        if key in signatures:
+            outputs = {name: spec for name, spec in signatures[key].outputs.items() if name in wanted.outputs}
+            found[key] = replace(signatures[key], outputs=outputs)
+    return found
 
 
 def _words(forward: Compatibility, serving: Version) -> str:

@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from deployctl.domain.manifest import Manifest
-from deployctl.domain.names import Digest
-from deployctl.domain.saved_model import SERVE_TAG, MetaGraph, SavedModel
+from deployctl.domain.names import Digest, ModelName
+from deployctl.domain.saved_model import SERVE_TAG, MetaGraph, SavedModel, Signature
+from deployctl.errors import InvalidModelError
 
 
 class Outcome(StrEnum):
@@ -39,25 +40,41 @@ class Verdict:
     evidence: Mapping[str, Any] = field(default_factory=dict)
 
 
+class Reuse(StrEnum):
+    """Which of a gate's verdicts hold for as long as what they were reached from is the same."""
+
+    ALWAYS = "always"
+    PASSED = "passed"
+    NEVER = "never"
+
+
 @dataclass(frozen=True, slots=True)
 class Version:
     """A version, or an export that is not published yet.
 
     Attributes:
         name: "digits@3", or the export's path.
+        saved_model: None where it cannot be read, for the reason that is the `problem`.
         digest: None for an export.
+        problem: why it cannot be loaded whole, None where it can.
     """
 
     name: str
     path: Path
-    saved_model: SavedModel
+    saved_model: SavedModel | None
     manifest: Manifest | None = None
     digest: Digest | None = None
+    problem: InvalidModelError | None = None
 
     @property
     def served(self) -> MetaGraph | None:
         """The MetaGraph that a server loads, None without one."""
-        return self.saved_model.tagged(SERVE_TAG)
+        return self.saved_model.tagged(SERVE_TAG) if self.saved_model else None
+
+    @property
+    def signatures(self) -> Mapping[str, Signature]:
+        """The signatures that a client can call; none where nothing can be served."""
+        return self.served.callable_signatures if self.served else {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,11 +82,13 @@ class Candidate:
     """What is judged, and what it is held against.
 
     Attributes:
+        model: None for an export of no model.
         serving: the version that clients reach now, None without one.
-        fallback: the version that a rollback would return to, None without one.
+        fallback: the version that a rollback would return to once the candidate serves, None without one.
     """
 
     version: Version
+    model: ModelName | None = None
     serving: Version | None = None
     fallback: Version | None = None
 
@@ -79,9 +98,15 @@ class Gate(abc.ABC):
 
     Attributes:
         name: as in the settings' list of gates.
+        compares: whether its verdicts also depend on the serving version and the fallback.
+        needs_whole: whether it judges only versions that can be loaded whole.
+        reuse: which verdicts need not be reached again for the same bytes and settings.
     """
 
     name: str
+    compares: bool = False
+    needs_whole: bool = True
+    reuse: Reuse = Reuse.ALWAYS
 
     @property
     def settings(self) -> Mapping[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
 from importlib import resources
 from typing import Any
@@ -50,7 +51,7 @@ class OpsGate(Gate):
     """Refuses a version with an op that the server does not know or that is denied.
 
     Args:
-        tensorflow: the server's TensorFlow version, e.g. "2.21"; "" for the newest one that is listed.
+        tensorflow: the server's TensorFlow version, e.g. "2.21" or "2.19.1"; "" for the newest one that is listed.
         allowed: ops that are accepted though denied or unknown, e.g. custom ops that the server was given.
         denied: ops that are refused beside DENIED.
     """
@@ -58,7 +59,7 @@ class OpsGate(Gate):
     name = "ops"
 
     def __init__(self, *, tensorflow: str = "", allowed: Sequence[str] = (), denied: Sequence[str] = ()) -> None:
-        self._tensorflow = tensorflow or listed_versions()[-1]
+        self._tensorflow = nearest_listed(tensorflow)
         self._allowed = frozenset(allowed)
         self._denied = (DENIED | set(denied)) - self._allowed
 
@@ -92,14 +93,29 @@ class OpsGate(Gate):
         }
         if problems:
             return Verdict(Outcome.FAILED, problems[0], tuple(problems), evidence)
-        notes = f", answers may vary ({', '.join(varying)})" if varying else ""
-        return Verdict(Outcome.PASSED, f"ok{notes}", evidence=evidence)
+        return Verdict(Outcome.PASSED, f"ok{_notes(candidate, evidence)}", evidence=evidence)
 
 
 def listed_versions() -> tuple[str, ...]:
     """Returns the TensorFlow minor versions whose ops are listed, oldest first."""
     names = [entry.name.removesuffix(".txt") for entry in _lists().iterdir() if entry.name.endswith(".txt")]
-    return tuple(sorted(names, key=lambda name: tuple(map(int, name.split(".")))))
+    return tuple(sorted(names, key=_numbers))
+
+
+def nearest_listed(tensorflow: str) -> str:
+    """Returns the listed minor version that knows least beyond `tensorflow`: itself, else the next older, else any."""
+    listed = listed_versions()
+    if not tensorflow:
+        return listed[-1]
+    wanted = _numbers(tensorflow)
+    older = [version for version in listed if _numbers(version) <= wanted]
+    return older[-1] if older else listed[0]
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    """Returns (2, 19) for "2.19.1"; what is no number counts as the newest."""
+    parts = version.split(".")[:2]
+    return tuple(int(part) if part.isdecimal() else sys.maxsize for part in parts)
 
 
 def registered_ops(tensorflow: str) -> dict[str, bool]:
@@ -122,6 +138,15 @@ def _place(graph: MetaGraph, op: str) -> str:
 
 def _same_answer(op: str) -> bool:
     return op in _SAME_ANSWER or op.startswith(_SAME_ANSWER_PREFIXES)
+
+
+def _notes(candidate: Candidate, evidence: Mapping[str, Any]) -> str:
+    notes = ""
+    if evidence["varying"]:
+        notes += f", answers may vary ({', '.join(evidence['varying'])})"
+    if evidence["new"] and candidate.serving:
+        notes += f", {len(evidence['new'])} ops are new since {candidate.serving.name}"
+    return notes
 
 
 def _new_ops(graph: MetaGraph, candidate: Candidate) -> list[str]:

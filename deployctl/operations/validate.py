@@ -151,18 +151,14 @@ def verdict_key(gate: Gate, candidate: Candidate) -> str | None:
     return hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()
 
 
-def check_passed(report: Report) -> None:
-    """Raises GateRefusedError, with the first reason, where a gate refused."""
+def check_passed(report: Report, *, hint: str) -> None:
+    """Raises GateRefusedError, with the first reason and `hint`, where a gate refused."""
     refusal = report.refusal
     if refusal is None:
         return
     where = f" on {report.target}" if report.target else ""
     reason = refusal.verdict.problems[0] if refusal.verdict.problems else refusal.verdict.summary
-    on = f" --target {report.target}" if report.target else ""
-    raise GateRefusedError(
-        f"{report.subject} is refused{where} by the gate {refusal.gate}: {reason}",
-        hint=f"deployctl validate {report.subject}{on}",
-    )
+    raise GateRefusedError(f"{report.subject} is refused{where} by the gate {refusal.gate}: {reason}", hint=hint)
 
 
 def _document(gate: Gate, candidate: Candidate, judged: Judged, operation: str) -> dict[str, Any]:

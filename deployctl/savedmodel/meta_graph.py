@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Mapping
 
 from deployctl.domain.saved_model import MetaGraph, Signature, TensorSpec, Variable
@@ -13,6 +14,7 @@ from deployctl.protos.saved_model_pb2 import (
     TensorInfo,
     VariableDef,
 )
+from deployctl.protos.tensor_pb2 import TensorProto
 from deployctl.savedmodel import wire
 from deployctl.savedmodel.dtypes import dtype_name, shape_of, tensor_spec
 from deployctl.savedmodel.graph import Graph, GraphWalker
@@ -31,6 +33,7 @@ _WANTED_COLLECTIONS = frozenset({_VARIABLES_COLLECTION.encode(), _ASSETS_COLLECT
 OBJECT_GRAPH_KEY = "_CHECKPOINTABLE_OBJECT_GRAPH"
 # Everything but graph, collections and object graph, which are walked, is small: kilobytes in real models.
 MAX_PARSED_BYTES = 16 << 20
+MAX_DEFAULT_WORDS = 80
 
 
 def read_meta_graph(walker: wire.Walker, start: int, stop: int) -> MetaGraph:
@@ -98,7 +101,18 @@ def _signature(proto: SignatureDef) -> Signature:
         inputs=_specs(proto.inputs),
         outputs=_specs(proto.outputs),
         optional_inputs=frozenset(proto.defaults),
+        defaults={name: _words(proto.defaults[name]) for name in sorted(proto.defaults)},
     )
+
+
+def _words(default: TensorProto) -> str:
+    """Returns a default value as one line; a long one is cut and told apart by the hash of all of it."""
+    from google.protobuf import text_format
+
+    words = text_format.MessageToString(default, as_one_line=True)
+    if len(words) <= MAX_DEFAULT_WORDS:
+        return words
+    return f"{words[:MAX_DEFAULT_WORDS]}… (sha256 {hashlib.sha256(words.encode()).hexdigest()[:12]})"
 
 
 def _specs(infos: Mapping[str, TensorInfo]) -> dict[str, TensorSpec]:

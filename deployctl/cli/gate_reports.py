@@ -1,0 +1,150 @@
+"""What the gates said, as a table, as JSON, and in the forms that CI systems read: JUnit and SARIF."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from xml.sax.saxutils import escape, quoteattr
+
+from deployctl import __version__
+from deployctl.cli.render import style, write, write_table
+from deployctl.domain.duration import format_duration
+from deployctl.errors import UsageError
+from deployctl.gates.interface import Outcome
+from deployctl.operations.validate import finite
+
+if TYPE_CHECKING:
+    from deployctl.operations.validate import Judged, Report
+
+_STYLES = {Outcome.PASSED: "green", Outcome.FAILED: "red", Outcome.INCONCLUSIVE: "yellow", Outcome.SKIPPED: "dim"}
+_SARIF_SCHEMA = "https://json.schemastore.org/sarif-2.1.0.json"
+
+
+def write_report(report: Report) -> None:
+    """Writes the report for people, the first failing reason on top."""
+    refusal = report.refusal
+    where = f" on {report.target}" if report.target else ""
+    held = f"   held against {report.serving}" if report.serving else ""
+    if refusal is None:
+        write(f"{report.subject}{where}   {style('passed', 'green', sys.stdout)}{held}")
+    else:
+        write(f"{report.subject}{where}   {style('refused', 'red', sys.stdout)} by {refusal.gate}: {_reason(refusal)}")
+    rows = [(each.gate, each.verdict.outcome.value, _took(each), each.verdict.summary) for each in report.results]
+    write_table(("GATE", "OUTCOME", "TOOK", "SAYS"), rows)
+    for each in report.results:
+        for problem in each.verdict.problems:
+            write(f"{style(each.gate, _STYLES[each.verdict.outcome], sys.stdout)}: {problem}")
+
+
+def _reason(judged: Judged) -> str:
+    return judged.verdict.problems[0] if judged.verdict.problems else judged.verdict.summary
+
+
+def _took(judged: Judged) -> str:
+    return "earlier" if judged.reused else format_duration(judged.duration_s)
+
+
+def report_document(report: Report) -> dict[str, Any]:
+    """Returns the report as JSON values."""
+    refusal = report.refusal
+    return {
+        "subject": report.subject,
+        "target": report.target,
+        "serving": report.serving,
+        "passed": refusal is None,
+        "reason": f"{refusal.gate}: {_reason(refusal)}" if refusal else "",
+        "duration_s": report.duration_s,
+        "gates": [
+            {
+                "gate": each.gate,
+                "outcome": each.verdict.outcome.value,
+                "summary": each.verdict.summary,
+                "problems": list(each.verdict.problems),
+                "duration_s": each.duration_s,
+                "reused": each.reused,
+                "evidence": finite(each.verdict.evidence),
+            }
+            for each in report.results
+        ],
+    }
+
+
+def junit(report: Report) -> str:
+    """Returns the report as JUnit's XML: a test case for each gate."""
+    outcomes = [each.verdict.outcome for each in report.results]
+    failures, skipped = outcomes.count(Outcome.FAILED), len(outcomes) - outcomes.count(Outcome.FAILED)
+    skipped -= outcomes.count(Outcome.PASSED)
+    suite = f"name={_attribute(report.subject)} tests={_attribute(str(len(outcomes)))}"
+    counts = f'failures="{failures}" errors="0" skipped="{skipped}" time="{report.duration_s:.3f}"'
+    cases = "".join(_case(report, each) for each in report.results)
+    return f'<?xml version="1.0" encoding="UTF-8"?>\n<testsuite {suite} {counts}>\n{cases}</testsuite>\n'
+
+
+def _case(report: Report, judged: Judged) -> str:
+    opened = (
+        f"  <testcase classname={_attribute(report.subject)} name={_attribute(judged.gate)} "
+        f'time="{judged.duration_s:.3f}">'
+    )
+    verdict = judged.verdict
+    match verdict.outcome:
+        case Outcome.PASSED:
+            inside = f"<system-out>{_text(verdict.summary)}</system-out>"
+        case Outcome.FAILED:
+            inside = f"<failure message={_attribute(_reason(judged))}>{_text(chr(10).join(verdict.problems))}</failure>"
+        case Outcome.SKIPPED | Outcome.INCONCLUSIVE:
+            inside = f"<skipped message={_attribute(f'{verdict.outcome.value}: {verdict.summary}')}/>"
+    return f"{opened}{inside}</testcase>\n"
+
+
+def _attribute(text: str) -> str:
+    return quoteattr(_allowed(text))
+
+
+def _text(text: str) -> str:
+    return escape(_allowed(text))
+
+
+def _allowed(text: str) -> str:
+    """Returns `text` without what XML 1.0 cannot hold, shown escaped."""
+    return "".join(
+        character
+        if character in "\t\n" or (character >= " " and not "\ud800" <= character <= "\udfff")
+        else character.encode("unicode_escape").decode()
+        for character in text
+    )
+
+
+def sarif(report: Report) -> dict[str, Any]:
+    """Returns the report as a SARIF 2.1.0 log: a rule for each gate, a result for each problem."""
+    rules = [
+        {"id": each.gate, "name": each.gate, "shortDescription": {"text": f"gate {each.gate}"}}
+        for each in report.results
+    ]
+    driver = {"name": "deployctl", "version": __version__, "rules": rules}
+    results = [result for each in report.results for result in _sarif_results(report, each)]
+    return {"$schema": _SARIF_SCHEMA, "version": "2.1.0", "runs": [{"tool": {"driver": driver}, "results": results}]}
+
+
+def _sarif_results(report: Report, judged: Judged) -> list[dict[str, Any]]:
+    level = {Outcome.FAILED: "error", Outcome.INCONCLUSIVE: "warning"}.get(judged.verdict.outcome, "note")
+    texts = judged.verdict.problems or ((judged.verdict.summary,) if level == "warning" else ())
+    location = {"physicalLocation": {"artifactLocation": {"uri": report.subject}}}
+    return [
+        {"ruleId": judged.gate, "level": level, "message": {"text": text}, "locations": [location]} for text in texts
+    ]
+
+
+def write_files(report: Report, *, junit_file: Path | None, sarif_file: Path | None) -> None:
+    """Writes the forms that were asked for.
+
+    Raises:
+        UsageError: a file cannot be written.
+    """
+    for file, text in ((junit_file, junit(report)), (sarif_file, json.dumps(sarif(report), indent=1))):
+        if file is not None:
+            try:
+                file.write_text(text, encoding="utf-8", errors="backslashreplace")
+            except OSError as error:
+                raise UsageError(f"cannot write {file}: {error.strerror}") from error

@@ -1,0 +1,179 @@
+"""`validate`: what the gates say of a version or an export."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from deployctl.cli import completion
+from deployctl.cli.options import Output, OutputOption, TargetOption, session
+from deployctl.cli.render import write, write_json
+from deployctl.errors import UsageError
+
+if TYPE_CHECKING:
+    from deployctl.bootstrap import Deployment
+    from deployctl.domain.names import TargetName
+    from deployctl.gates.interface import Candidate, Version
+    from deployctl.operations.validate import Report
+    from deployctl.validation import Wishes
+
+LIVE = "live"
+
+SubjectArgument = Annotated[
+    str,
+    typer.Argument(
+        metavar="MODEL@REF|PATH",
+        help="A published version, or the directory of an export.",
+        autocompletion=completion.references,
+    ),
+]
+
+
+def register(app: typer.Typer) -> None:
+    """Adds the command to `app`."""
+    app.command()(validate)
+
+
+def validate(
+    context: typer.Context,
+    subject: SubjectArgument,
+    target: TargetOption = None,
+    model: Annotated[
+        str | None, typer.Option(help="For a PATH: the model that it is to be.", autocompletion=completion.models)
+    ] = None,
+    against: Annotated[
+        str | None,
+        typer.Option(metavar="MODEL@REF|PATH", help="Hold it against this, not against what serves on the target."),
+    ] = None,
+    gate: Annotated[list[str] | None, typer.Option(help="Run this gate, not the target's; repeatable.")] = None,
+    allow_breaking: Annotated[
+        str, typer.Option(metavar="REASON", help="Accept that clients break; recorded with the reason.")
+    ] = "",
+    fresh: Annotated[bool, typer.Option("--fresh", help="Judge again what was judged before.")] = False,
+    junit: Annotated[Path | None, typer.Option(metavar="FILE", help="Also write the report as JUnit's XML.")] = None,
+    sarif: Annotated[Path | None, typer.Option(metavar="FILE", help="Also write the report as SARIF.")] = None,
+    output: OutputOption = Output.TABLE,
+) -> None:
+    """Let the gates judge a version before clients meet it.
+
+    Exit 3 if a gate refuses it. Nothing of what serves is touched.
+    """
+    from deployctl.cli.gate_reports import report_document, write_files, write_report
+    from deployctl.operations.validate import check_passed
+    from deployctl.validation import Wishes
+
+    wishes = Wishes(gates=tuple(gate or ()), allow_breaking=allow_breaking)
+    path = export_path(subject)
+    if path is None and model is not None:
+        raise UsageError(f"--model {model} is for a PATH, and {subject} names its model")
+    with _opened(context, path) as deployment:
+        if path is None:
+            report = _of_version(deployment, subject, target, against, wishes, fresh=fresh)
+        else:
+            report = _of_export(deployment, path, target, model, against, wishes)
+    write_files(report, junit_file=junit, sarif_file=sarif)
+    if output is Output.JSON:
+        write_json("validate", report_document(report))
+    elif output is Output.NAME:
+        for each in report.results:
+            write(f"{each.gate} {each.verdict.outcome.value}")
+    else:
+        write_report(report)
+    check_passed(report, hint=_hint(report))
+
+
+def _hint(report: Report) -> str:
+    """Returns what shows more of a refusal than the report does."""
+    if report.refusal is not None and report.refusal.gate == "compatibility" and "@" in report.serving:
+        return f"deployctl diff {report.serving} {report.subject}"
+    return f"deployctl {'show' if '@' in report.subject else 'inspect'} {report.subject}"
+
+
+def export_path(subject: str) -> Path | None:
+    """Returns the export that `subject` names, None where it names a version of a model."""
+    path = Path(subject)
+    if "/" in subject or ("@" not in subject and path.exists()):
+        return path
+    return None
+
+
+@contextmanager
+def _opened(context: typer.Context, path: Path | None) -> Iterator[Deployment]:
+    """Opens deployctl; an export may be judged where there are no settings."""
+    import os
+
+    from deployctl.bootstrap import opened
+    from deployctl.cli.progress import TerminalObserver
+    from deployctl.config.load import find_file
+    from deployctl.config.settings import Settings
+
+    words = session(context)
+    if path is not None and not words.flags and find_file(words.config, os.environ, Path.cwd()) is None:
+        with TerminalObserver() as observer, opened(Settings(root=Path.cwd()), observer) as deployment:
+            yield deployment
+    else:
+        with words.open() as deployment:
+            yield deployment
+
+
+def _of_version(
+    deployment: Deployment, subject: str, target: str | None, against: str | None, wishes: Wishes, *, fresh: bool
+) -> Report:
+    from deployctl.cli.versions import resolve_reference
+    from deployctl.operations.candidate import of_version
+    from deployctl.operations.validate import Validate
+    from deployctl.validation import GateMaker, candidate_on
+
+    name = deployment.target_name(target)
+    model, number = resolve_reference(deployment, subject, name)
+    if against is None:
+        candidate = candidate_on(deployment, name, model, number)
+    else:
+        version = of_version(deployment.repository, deployment.reader, model, number, deployment.context.observer)
+        candidate = _held_against(deployment, version, against, name)
+    gates = GateMaker(deployment, deployment.settings.targets[name], model, wishes)()
+    return Validate(gates, deployment.lineage, deployment.context, target=name, fresh=fresh)(candidate)
+
+
+def _of_export(
+    deployment: Deployment, path: Path, target: str | None, model: str | None, against: str | None, wishes: Wishes
+) -> Report:
+    from deployctl.config.settings import TargetSettings
+    from deployctl.domain.names import parse_model_name
+    from deployctl.gates.interface import Candidate
+    from deployctl.operations.candidate import against_target, of_export
+    from deployctl.operations.validate import Validate
+    from deployctl.validation import GateMaker
+
+    name = deployment.target_name(target) if target or deployment.settings.targets else None
+    settings = deployment.settings.targets[name] if name else TargetSettings()
+    wanted = parse_model_name(model) if model is not None else None
+    version = of_export(deployment.reader, path)
+    if against is not None:
+        candidate = _held_against(deployment, version, against, name)
+    elif wanted is not None and name is not None:
+        place = deployment.target(name)
+        candidate = against_target(version, None, wanted, place, deployment.reader, deployment.context.observer)
+    else:
+        candidate = Candidate(version, wanted)
+    gates = GateMaker(deployment, settings, wanted, wishes)()
+    return Validate(gates, None, deployment.context, target=name)(candidate)
+
+
+def _held_against(deployment: Deployment, version: Version, against: str, target: TargetName | None) -> Candidate:
+    from deployctl.cli.versions import resolve_reference
+    from deployctl.gates.interface import Candidate
+    from deployctl.operations.candidate import of_export, of_version
+
+    path = export_path(against)
+    if path is not None:
+        other = of_export(deployment.reader, path)
+    else:
+        model, number = resolve_reference(deployment, against, target)
+        other = of_version(deployment.repository, deployment.reader, model, number, deployment.context.observer)
+    model_of = version.manifest.model if version.manifest else None
+    return Candidate(version, model_of, other, other)

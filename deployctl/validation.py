@@ -1,0 +1,152 @@
+"""Makes the gates of a target from its settings; `bootstrap` for what judges rather than acts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from deployctl.config.settings import RuntimeName, TargetSettings
+from deployctl.errors import SettingsError
+
+if TYPE_CHECKING:
+    from deployctl.bootstrap import Deployment
+    from deployctl.domain.manifest import Manifest
+    from deployctl.domain.names import ModelName, TargetName, VersionNumber
+    from deployctl.gates.interface import Candidate, Gate
+    from deployctl.repository.interface import FileProblem
+
+ENTRY_POINTS = "deployctl.gates"
+
+
+@dataclass(frozen=True, slots=True)
+class Wishes:
+    """What the words of one command say about gates.
+
+    Attributes:
+        gates: the gates to run; () for those of the target.
+        allow_breaking: the reason for which a breaking change is accepted, "" for none.
+    """
+
+    gates: tuple[str, ...] = ()
+    allow_breaking: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class GateMaker:
+    """Makes gates for one model on one target.
+
+    Attributes:
+        target: the target's settings, or the defaults where there is no target.
+        model: None for an export of no model.
+    """
+
+    deployment: Deployment
+    target: TargetSettings
+    model: ModelName | None = None
+    wishes: Wishes = field(default_factory=Wishes)
+
+    def __call__(self) -> tuple[Gate, ...]:
+        """Returns the gates in the order in which they judge.
+
+        Raises:
+            SettingsError: there is no gate of a name that the settings or the command line give.
+        """
+        return tuple(self._gate(name) for name in dict.fromkeys(self.wishes.gates or self.target.gates))
+
+    def _gate(self, name: str) -> Gate:
+        made = self._built_in().get(name)
+        return made() if made else _third_party(name, self._options(name), known=tuple(self._built_in()))
+
+    def _built_in(self) -> Mapping[str, Callable[[], Gate]]:
+        return {
+            "integrity": self._integrity,
+            "signature": self._signature,
+            "compatibility": self._compatibility,
+            "ops": self._ops,
+            "warmup": self._warmup,
+        }
+
+    def _integrity(self) -> Gate:
+        from deployctl.gates.integrity import IntegrityGate
+
+        def verify(manifest: Manifest) -> Sequence[FileProblem]:
+            return self.deployment.repository.verify(manifest, self.deployment.context.observer)
+
+        return IntegrityGate(verify)
+
+    def _signature(self) -> Gate:
+        from deployctl.gates.signature import SignatureGate
+
+        settings = self.target.gate.signature
+        return SignatureGate(required=settings.required, rest_only=settings.rest_only)
+
+    def _compatibility(self) -> Gate:
+        from deployctl.gates.compatibility import CompatibilityGate
+        from deployctl.gates.contract import read_contract
+
+        folder = self._path(self.target.gate.compatibility.contracts)
+        contract = read_contract(folder / f"{self.model}.toml") if self.model else None
+        return CompatibilityGate(contract=contract, allow_breaking=self.wishes.allow_breaking)
+
+    def _ops(self) -> Gate:
+        from deployctl.gates.ops import OpsGate
+
+        settings = self.target.gate.ops
+        return OpsGate(
+            tensorflow=settings.tensorflow or self._image_version(), allowed=settings.allowed, denied=settings.denied
+        )
+
+    def _warmup(self) -> Gate:
+        from deployctl.gates.warmup import WarmupGate
+        from deployctl.savedmodel.warmup import read_warmup
+
+        return WarmupGate(read_warmup)
+
+    def _image_version(self) -> str:
+        """Returns the TensorFlow version that the target's image is named after, "" where it says none."""
+        if self.target.runtime is not RuntimeName.DOCKER:
+            return ""
+        tag = self.target.image.partition("@")[0].rpartition(":")[2].partition("-")[0]
+        return tag if tag.replace(".", "").isdecimal() else ""
+
+    def _path(self, text: str) -> Path:
+        return self.deployment.settings.root / text
+
+    def _options(self, name: str) -> dict[str, str]:
+        found: dict[str, str] = {}
+        for each in self.target.gate.options:
+            key, equals, value = each.partition("=")
+            gate, dot, option = key.partition(".")
+            if not equals or not dot:
+                raise SettingsError(f"the gate option {each!r} is not GATE.KEY=VALUE", hint="deployctl config show")
+            if gate == name:
+                found[option] = value
+        return found
+
+
+def _third_party(name: str, options: Mapping[str, str], *, known: Sequence[str]) -> Gate:
+    """Returns the gate that a package gives by the entry point `name` of the group `deployctl.gates`."""
+    from importlib.metadata import entry_points
+
+    from deployctl.gates.interface import Gate
+
+    found = next(iter(entry_points(group=ENTRY_POINTS, name=name)), None)
+    if found is None:
+        raise SettingsError(
+            f"there is no gate {name!r}, only {', '.join(known)}", hint="deployctl config show --origin"
+        )
+    gate = found.load()(options)
+    if not isinstance(gate, Gate):
+        raise SettingsError(f"the entry point {found.value} of the gate {name!r} makes no Gate")
+    return gate
+
+
+def candidate_on(deployment: Deployment, target: TargetName, model: ModelName, version: VersionNumber) -> Candidate:
+    """Returns a published version with what it is held against on the target."""
+    from deployctl.operations.candidate import against_target, of_version
+
+    observer = deployment.context.observer
+    found = of_version(deployment.repository, deployment.reader, model, version, observer)
+    return against_target(found, version, model, deployment.target(target), deployment.reader, observer)

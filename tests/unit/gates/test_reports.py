@@ -1,0 +1,78 @@
+"""The report in the forms that CI systems read."""
+
+from __future__ import annotations
+
+from xml.etree import ElementTree
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from deployctl.cli.gate_reports import junit, report_document, sarif, write_report
+from deployctl.domain.names import TargetName
+from deployctl.gates.interface import Outcome, Verdict
+from deployctl.operations.validate import Judged, Report
+
+PASSED = Judged("integrity", Verdict(Outcome.PASSED, "ok"), 0.25)
+FAILED = Judged("ops", Verdict(Outcome.FAILED, "2 ops", ("op <A> & B", "op C")), 0.5)
+SKIPPED = Judged("warmup", Verdict(Outcome.SKIPPED, "no file"), 0.0)
+UNSURE = Judged("latency", Verdict(Outcome.INCONCLUSIVE, "noise"), 3.0, reused=True)
+
+
+def report(*results: Judged) -> Report:
+    return Report("half@2", TargetName("local"), "half@1", results, 4.0)
+
+
+EVERY = report(PASSED, FAILED, SKIPPED, UNSURE)
+
+
+def test_the_first_reason_is_on_top(capsys: pytest.CaptureFixture[str]) -> None:
+    write_report(EVERY)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "half@2 on local   refused by ops: op <A> & B"
+    assert [line.split()[:2] for line in lines[1:6]] == [
+        ["GATE", "OUTCOME"],
+        ["integrity", "passed"],
+        ["ops", "failed"],
+        ["warmup", "skipped"],
+        ["latency", "inconclusive"],
+    ]
+    assert lines[6:] == ["ops: op <A> & B", "ops: op C"]
+
+
+def test_what_passed_says_what_it_was_held_against(capsys: pytest.CaptureFixture[str]) -> None:
+    write_report(report(PASSED))
+    assert capsys.readouterr().out.startswith("half@2 on local   passed   held against half@1\n")
+
+
+def test_junit_has_a_case_for_each_gate() -> None:
+    suite = ElementTree.fromstring(junit(EVERY))
+    assert {key: suite.get(key) for key in ("tests", "failures", "skipped", "errors")} == {
+        "tests": "4",
+        "failures": "1",
+        "skipped": "2",
+        "errors": "0",
+    }
+    cases = {case.get("name"): case for case in suite}
+    failure = cases["ops"].find("failure")
+    assert failure is not None
+    assert (failure.get("message"), failure.text) == ("op <A> & B", "op <A> & B\nop C")
+    assert [cases[name].find("skipped") is not None for name in cases] == [False, False, True, True]
+
+
+def test_sarif_has_a_rule_for_each_gate_and_a_result_for_each_problem() -> None:
+    (run,) = sarif(EVERY)["runs"]
+    assert [rule["id"] for rule in run["tool"]["driver"]["rules"]] == ["integrity", "ops", "warmup", "latency"]
+    found = [(each["ruleId"], each["level"], each["message"]["text"]) for each in run["results"]]
+    assert found == [("ops", "error", "op <A> & B"), ("ops", "error", "op C"), ("latency", "warning", "noise")]
+
+
+def test_json_says_whether_it_passed_and_why_not() -> None:
+    document = report_document(EVERY)
+    assert (document["passed"], document["reason"]) == (False, "ops: op <A> & B")
+    assert report_document(report(PASSED, SKIPPED, UNSURE))["passed"]
+
+
+@given(st.text(), st.text())
+def test_junit_is_xml_whatever_a_model_calls_its_tensors(summary: str, problem: str) -> None:
+    ElementTree.fromstring(junit(report(Judged("ops", Verdict(Outcome.FAILED, summary, (problem,)), 0.1))))
