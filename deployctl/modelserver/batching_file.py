@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from deployctl.modelserver.batching import BatchingOptions
 from deployctl.modelserver.config_file import read_text_proto
+
+if TYPE_CHECKING:
+    from deployctl.protos.serving_pb2 import BatchingParameters
 
 
 def read_batching_options(path: str) -> tuple[BatchingOptions, int]:
@@ -20,6 +23,15 @@ def read_batching_options(path: str) -> tuple[BatchingOptions, int]:
     parameters = BatchingParameters()
     if path:
         read_text_proto(path, parameters)
+    return batching_options(parameters)
+
+
+def batching_options(parameters: BatchingParameters) -> tuple[BatchingOptions, int]:
+    """Returns what the message asks for, and how many threads run batches.
+
+    Raises:
+        StatusError: a value is out of range.
+    """
     given: dict[str, Any] = {
         ours: getattr(parameters, name).value
         for name, ours in (

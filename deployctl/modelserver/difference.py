@@ -18,6 +18,8 @@ def difference(expected: Array, actual: Array, *, rtol: float, atol: float) -> d
     if expected.dtype.kind == "O" or expected.dtype != actual.dtype or expected.dtype.names:
         same = expected.dtype.kind == actual.dtype.kind and bool(np.all(expected == actual))
         return {"within": same, "max_difference": 0.0 if same else None, "reason": "" if same else "other values"}
+    # Of scalars, NumPy would give numbers and not arrays.
+    expected, actual = np.atleast_1d(expected), np.atleast_1d(actual)
     off = np.abs(expected.astype(np.complex128) - actual.astype(np.complex128))
     both_nan = np.isnan(expected) & np.isnan(actual) if expected.dtype.kind in "fc" else np.zeros(off.shape, bool)
     off[both_nan] = 0

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import Field, dataclass, field, fields
+from dataclasses import Field, dataclass, field, fields, replace
 from typing import Any
 
 from deployctl.errors import UsageError
@@ -55,11 +55,13 @@ class Flags:
     tensorflow_session_parallelism: int = _flag(0, "Threads of a session, in and between operations. 0: automatic.")
     tensorflow_intra_op_parallelism: int = _flag(0, "Threads in one operation. 0: automatic.")
     tensorflow_inter_op_parallelism: int = _flag(0, "Operations at the same time. 0: automatic.")
-    tensorflow_session_config_file: str = _flag("", "", ignored=True)
-    platform_config_file: str = _flag("", "", ignored=True)
+    tensorflow_session_config_file: str = _flag("", "Text tensorflow.ConfigProto for all sessions.")
+    platform_config_file: str = _flag(
+        "", "Text PlatformConfigMap: says how models are loaded, in place of the flags for that."
+    )
     use_alts_credentials: bool = _flag(False, "", ignored=True)
     ssl_config_file: str = _flag("", "Text SSLConfig: serve gRPC with TLS.")
-    per_process_gpu_memory_fraction: float = _flag(0.0, "", ignored=True)
+    per_process_gpu_memory_fraction: float = _flag(0.0, "Share of a GPU's memory to take. 0: automatic.")
     saved_model_tags: str = _flag("serve", "Tags of the MetaGraph to load, separated by commas.")
     grpc_channel_arguments: str = _flag("", "Channel arguments of the gRPC server: key=value,key=value.")
     grpc_max_threads: int = _per_cpu(4, "Threads for gRPC requests.")
@@ -76,7 +78,7 @@ class Flags:
     xla_gpu_compilation_enabled: bool = _flag(False, "", ignored=True)
     enable_profiler: bool = _flag(True, "", ignored=True)
     thread_pool_factory_config_file: str = _flag("", "", ignored=True)
-    mixed_precision: str = _flag("", "", ignored=True)
+    mixed_precision: str = _flag("", "bfloat16: let oneDNN compute in it where that is faster.")
     skip_initialize_tpu: bool = _flag(False, "", ignored=True)
     enable_grpc_healthcheck_service: bool = _flag(False, "Answer grpc.health.v1.")
     enable_serialization_as_tensor_content: bool = _flag(False, "Put numbers of responses in tensor_content.")
@@ -86,6 +88,10 @@ class Flags:
         60.0, "Ours: seconds that a start or reload waits for a model of which no version is found."
     )
     drain_timeout: float = _flag(8.0, "Ours: seconds that requests in flight have to finish after SIGTERM.")
+
+    def address(self, port: int) -> str:
+        """host:port, with an IPv6 host in brackets."""
+        return f"[{self.host}]:{port}" if ":" in self.host else f"{self.host}:{port}"
 
     def without_effect(self) -> tuple[str, ...]:
         """The flags that were given another value than their default and change nothing here."""
@@ -118,7 +124,8 @@ def parse_flags(arguments: Sequence[str]) -> Flags:
                 raise UsageError(f"--{name} needs a value", hint="deployctl-model-server --help")
             text = left.pop(0)
         values[name] = _value(item, text)
-    return Flags(**values)
+    flags = Flags(**values)
+    return replace(flags, host=flags.host.removeprefix("[").removesuffix("]"))
 
 
 def usage() -> str:

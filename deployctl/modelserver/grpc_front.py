@@ -40,15 +40,14 @@ class GrpcOptions:
     """How the gRPC server listens.
 
     Attributes:
-        port: 0 listens on no port.
+        address: host:port, an IPv6 host in brackets; "" listens on no port.
         socket_path: "" listens on no UNIX socket.
         channel_arguments: of gRPC core, as given; they win over ours.
         health: also answer grpc.health.v1.
         as_content: put numbers of responses in tensor_content.
     """
 
-    host: str
-    port: int
+    address: str
     socket_path: str = ""
     max_threads: int = 8
     channel_arguments: Sequence[tuple[str, int | str]] = ()
@@ -85,8 +84,8 @@ class GrpcServer:
         ]
         pool = ThreadPoolExecutor(max_workers=max(1, options.max_threads), thread_name_prefix="grpc")
         self._server = grpc.server(pool, handlers=handlers, options=arguments)
-        if options.port:
-            _listen(self._server, f"{options.host}:{options.port}", options.tls)
+        if options.address:
+            _listen(self._server, options.address, options.tls)
         if options.socket_path:
             _listen(self._server, f"unix:{options.socket_path}", options.tls)
         self._server.start()

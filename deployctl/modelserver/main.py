@@ -29,8 +29,13 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Runs the server; the process ends with it."""
     words = sys.argv[1:] if arguments is None else list(arguments)
     logging.basicConfig(
-        stream=sys.stderr, level=logging.INFO, format="%(asctime)s.%(msecs)03d: %(levelname).1s %(name)s: %(message)s"
+        stream=sys.stderr,
+        level=logging.INFO,
+        format="%(asctime)s.%(msecs)03d: %(levelname).1s %(name)s: %(message)s",
+        # Its own format ends with milliseconds too.
+        datefmt="%Y-%m-%d %H:%M:%S",
     )
+    logging.getLogger("uvicorn").setLevel(logging.WARNING)
     if "--help" in words or "-h" in words:
         _exit(0, usage())
     try:

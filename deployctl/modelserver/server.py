@@ -4,24 +4,22 @@ from __future__ import annotations
 
 import logging
 import time
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from deployctl.errors import ServerError
+from deployctl.modelserver.bundle_config import bundle_config
 from deployctl.modelserver.config_file import ConfigFilePoller, read_model_config, read_text_proto
 from deployctl.modelserver.core import CoreOptions, ModelServerCore
 from deployctl.modelserver.flags import Flags, channel_arguments
 from deployctl.modelserver.grpc_front import GrpcOptions, GrpcServer, TlsOptions
 from deployctl.modelserver.interface import Code, StatusError
 from deployctl.modelserver.lifecycle import LifecycleOptions
-from deployctl.modelserver.loader import LoaderOptions, SavedModelLoader
+from deployctl.modelserver.loader import SavedModelLoader
 from deployctl.modelserver.metrics import PROMETHEUS_PATH, Metrics
 from deployctl.modelserver.model_config import ConfiguredModel
-from deployctl.modelserver.session import SessionOptions
 
 if TYPE_CHECKING:
     from deployctl.modelserver.rest import RestServer
-    from deployctl.modelserver.tflite_loader import TfliteLoader
 
 logger = logging.getLogger(__name__)
 
@@ -64,7 +62,10 @@ class ModelServer:
         """
         flags = self._flags
         self._grpc = GrpcServer(self._core, _grpc_options(flags, self._metrics))
-        logger.info("Running gRPC ModelServer at %s:%d ...", flags.host, flags.port)
+        if flags.port:
+            logger.info("Running gRPC ModelServer at %s ...", flags.address(flags.port))
+        if flags.grpc_socket_path:
+            logger.info("Running gRPC ModelServer at UNIX socket %s ...", flags.grpc_socket_path)
         self._rest = self._start_rest(flags)
         if flags.model_config_file and flags.model_config_file_poll_wait_seconds > 0:
             self._poller = ConfigFilePoller(
@@ -104,16 +105,20 @@ class ModelServer:
             cors=flags.rest_api_enable_cors_support,
             metrics_path=_metrics_path(flags),
             max_body_bytes=_MAX_BODY_BYTES,
-            inline=not flags.enable_batching,
+            inline=not _may_batch(flags),
         )
         try:
             rest = serve_rest(self._core, options, metrics=self._metrics)
         except ServerError as error:
             # As tensorflow_model_server: it goes on with gRPC alone.
-            logger.error("Failed to start HTTP Server at %s:%d: %s", flags.host, flags.rest_api_port, error)
+            logger.error("Failed to start HTTP Server at %s: %s", flags.address(flags.rest_api_port), error)
             return None
-        logger.info("Exporting HTTP/REST API at:%s:%d ...", flags.host, flags.rest_api_port)
+        logger.info("Exporting HTTP/REST API at:%s ...", flags.address(flags.rest_api_port))
         return rest
+
+
+def _may_batch(flags: Flags) -> bool:
+    return bool(flags.enable_batching or flags.platform_config_file or flags.num_tflite_interpreters_per_pool > 1)
 
 
 def _check(flags: Flags) -> None:
@@ -121,7 +126,7 @@ def _check(flags: Flags) -> None:
         raise _invalid("At least one of server_options.grpc_port or server_options.grpc_socket_path must be set.")
     if not flags.model_base_path and not flags.model_config_file:
         raise _invalid("Both server_options.model_base_path and server_options.model_config_file are empty!")
-    if flags.batching_parameters_file and not flags.enable_batching:
+    if flags.batching_parameters_file and not flags.enable_batching and not flags.platform_config_file:
         raise _invalid(
             "server_options.batching_parameters_file is set without setting server_options.enable_batching to true."
         )
@@ -158,40 +163,17 @@ def _core(flags: Flags, metrics: Metrics) -> ModelServerCore:
 
 
 def _loader(flags: Flags, metrics: Metrics) -> SavedModelLoader:
-    session = SessionOptions(
-        tags=tuple(flags.saved_model_tags.split(",")),
-        intra_op_threads=flags.tensorflow_intra_op_parallelism or flags.tensorflow_session_parallelism,
-        inter_op_threads=flags.tensorflow_inter_op_parallelism or flags.tensorflow_session_parallelism,
-    )
-    options = LoaderOptions(
-        session,
-        check_method_names=flags.enable_signature_method_name_check,
-        warm_up=flags.enable_model_warmup,
-        warm_up_iterations=max(1, flags.num_request_iterations_for_warmup),
-        per_model_batching=flags.enable_per_model_batching_parameters,
-    )
-    tflite = _tflite(flags) if flags.prefer_tflite_model else None
-    if not flags.enable_batching:
-        return SavedModelLoader(options, metrics=metrics, tflite=tflite)
-    from deployctl.modelserver.batch_scheduler import BatchScheduler
-    from deployctl.modelserver.batching_file import read_batching_options
+    config = bundle_config(flags)
+    scheduler, tflite = None, None
+    if config.loader.batching is not None:
+        from deployctl.modelserver.batch_scheduler import BatchScheduler
 
-    batching, threads = read_batching_options(flags.batching_parameters_file)
-    scheduler = BatchScheduler(threads=threads)
-    return SavedModelLoader(replace(options, batching=batching), metrics=metrics, scheduler=scheduler, tflite=tflite)
+        scheduler = BatchScheduler(threads=config.batch_threads)
+    if config.tflite is not None:
+        from deployctl.modelserver.tflite_loader import TfliteLoader
 
-
-def _tflite(flags: Flags) -> TfliteLoader:
-    from deployctl.modelserver.tflite_loader import TfliteLoader
-    from deployctl.modelserver.tflite_session import TfliteOptions
-
-    return TfliteLoader(
-        TfliteOptions(
-            pools=flags.num_tflite_pools,
-            interpreters_per_pool=flags.num_tflite_interpreters_per_pool,
-            threads=flags.tensorflow_intra_op_parallelism or flags.tensorflow_session_parallelism,
-        )
-    )
+        tflite = TfliteLoader(config.tflite)
+    return SavedModelLoader(config.loader, metrics=metrics, scheduler=scheduler, tflite=tflite)
 
 
 def _configured(flags: Flags) -> tuple[ConfiguredModel, ...] | None:
@@ -207,8 +189,7 @@ def _configured(flags: Flags) -> tuple[ConfiguredModel, ...] | None:
 
 def _grpc_options(flags: Flags, metrics: Metrics) -> GrpcOptions:
     return GrpcOptions(
-        host=flags.host,
-        port=flags.port,
+        address=flags.address(flags.port) if flags.port else "",
         socket_path=flags.grpc_socket_path,
         max_threads=flags.grpc_max_threads,
         channel_arguments=channel_arguments(flags.grpc_channel_arguments),

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from deployctl.modelserver.tflite_file import fixed_batch_size
-from deployctl.modelserver.tflite_session import TfliteOptions, TfliteSession, load_interpreter_module
+from deployctl.modelserver.tflite_options import TfliteOptions
+from deployctl.modelserver.tflite_session import TfliteSession, load_interpreter_module
 
 if TYPE_CHECKING:
     from deployctl.modelserver.batch_scheduler import BatchScheduler

@@ -13,7 +13,6 @@ import logging
 import threading
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -25,6 +24,7 @@ from deployctl.modelserver.dtypes import BY_NUMBER, STRING, dtype_of
 from deployctl.modelserver.interface import Code, StatusError
 from deployctl.modelserver.runner import Runner
 from deployctl.modelserver.tflite_file import TfliteTensor, known_name, read_tflite_signatures
+from deployctl.modelserver.tflite_options import TfliteOptions
 
 if TYPE_CHECKING:
     from deployctl.modelserver.interface import Tensor
@@ -35,21 +35,6 @@ logger = logging.getLogger(__name__)
 _WRAPPER = "_pywrap_tensorflow_interpreter_wrapper"
 # BuiltinOpResolver with its default delegate, XNNPACK (tensorflow/lite/python/interpreter.py, OpResolverType).
 _BUILTIN_OPS = 1
-
-
-@dataclass(frozen=True, slots=True)
-class TfliteOptions:
-    """How TFLite models are run.
-
-    Attributes:
-        pools: the most interpreters of one version, each of which runs one call at a time.
-        interpreters_per_pool: with more than 1, calls run together in batches.
-        threads: of each interpreter; 0 counts as 1.
-    """
-
-    pools: int = 1
-    interpreters_per_pool: int = 1
-    threads: int = 0
 
 
 def load_interpreter_module() -> ModuleType:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import struct
 import subprocess
@@ -71,6 +72,8 @@ def test_a_version_is_warmed_up_before_it_serves(version: Path, model_servers: M
         (b"not records at all", "DATA_LOSS: corrupted record at 0. Please verify your warmup data is in TFRecord"),
         (record(predict_log()) * 1001, "INVALID_ARGUMENT: Number of warmup records exceeds the maximum (1000)"),
     ],
+    # The test's name goes into the server's environment, where a hundred kilobytes have no room.
+    ids=["input", "signature", "message", "truncated", "no records", "too many"],
 )
 def test_a_warm_up_that_fails_fails_the_load(
     version: Path, model_servers: ModelServers, content: bytes, reason: str
@@ -228,3 +231,52 @@ def test_loading_and_unloading_again_takes_no_more_memory(
 def _resident_bytes(pid: int) -> int:
     pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
     return pages * 4096
+
+
+def test_a_platform_config_file_configures_batching_on_an_ipv6_address(
+    version: Path, model_servers: ModelServers, tmp_path: Path
+) -> None:
+    file = tmp_path / "platform.config"
+    batch = "legacy_config { batching_parameters { max_batch_size { value: 2 } } }"
+    adapter = f"[type.googleapis.com/tensorflow.serving.SavedModelBundleSourceAdapterConfig] {{ {batch} }}"
+    file.write_text(f'platform_configs {{ key: "tensorflow" value {{ source_adapter_config {{ {adapter} }} }} }}')
+    server = model_servers.launch(
+        "--host=[::1]", f"--platform_config_file={file}", "--model_name=m", f"--model_base_path={version.parent}"
+    )
+
+    with ServingClient(f"[::1]:{server.grpc_port}") as client:
+        grpc.channel_ready_future(client.channel).result(timeout=60)
+        answer = client.half_plus()
+        refused = refusal(client, {"x": [1.0, 2.0, 3.0]})
+    server.stop()
+
+    assert answer == (3.0, 1)
+    assert refused[1] == "Task size 3 is larger than maximum input batch size 2"
+    assert f"Running gRPC ModelServer at [::1]:{server.grpc_port} ..." in server.log_text()
+    assert f"Exporting HTTP/REST API at:[::1]:{server.rest_port} ..." in server.log_text()
+
+
+def test_a_session_config_file_reaches_tensorflow(version: Path, model_servers: ModelServers, tmp_path: Path) -> None:
+    file = tmp_path / "session.config"
+    # A pool that does not exist is noticed by nothing but TensorFlow.
+    file.write_text(
+        'session_inter_op_thread_pool { num_threads: 1 global_name: "a" } '
+        'session_inter_op_thread_pool { num_threads: 2 global_name: "a" }'
+    )
+    server = model_servers.launch(
+        f"--tensorflow_session_config_file={file}", "--model_name=m", f"--model_base_path={version.parent}"
+    )
+
+    assert server.wait_ended() == 255
+    assert "due to error: INVALID_ARGUMENT" in server.log_text()
+
+
+def test_a_line_of_the_log_tells_its_time_to_the_millisecond(version: Path, model_servers: ModelServers) -> None:
+    server = model_servers.start("--model_name=m", f"--model_base_path={version.parent}")
+
+    lines = [line for line in server.log_text().splitlines() if "deployctl.modelserver" in line]
+
+    assert lines
+    assert [
+        line for line in lines if not re.match(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d{3}: [IWE] deployctl\.", line)
+    ] == []
