@@ -71,7 +71,7 @@ class GrpcServer:
             _service(
                 "tensorflow.serving.PredictionService", prediction_service(core, options.metrics, options.as_content)
             ),
-            _service("tensorflow.serving.ModelService", model_service(core)),
+            _service("tensorflow.serving.ModelService", model_service(core, options.metrics)),
         ]
         if options.health:
             handlers.append(health_handlers(self._stopped))

@@ -75,9 +75,9 @@ def prediction_service(core: ServerCore, metrics: Metrics, as_content: bool) -> 
     ]
 
 
-def model_service(core: ServerCore) -> list[Method[Any]]:
+def model_service(core: ServerCore, metrics: Metrics) -> list[Method[Any]]:
     """Returns the methods of tensorflow.serving.ModelService."""
-    service = _ModelService(core)
+    service = _ModelService(core, metrics)
     return [
         Method("GetModelStatus", pb.GetModelStatusRequest, service.get_model_status),
         Method("HandleReloadConfigRequest", pb.ReloadConfigRequest, service.handle_reload_config_request),
@@ -167,8 +167,9 @@ class PredictionService:
 
 
 class _ModelService:
-    def __init__(self, core: ServerCore) -> None:
+    def __init__(self, core: ServerCore, metrics: Metrics) -> None:
         self._core = core
+        self._metrics = metrics
 
     def get_model_status(self, request: pb.GetModelStatusRequest, _timeout_s: float | None) -> bytes:
         spec = _required_spec(request)
@@ -189,6 +190,7 @@ class _ModelService:
                 "ServerModelConfig type not supported by HandleReloadConfigRequest. "
                 "Only ModelConfigList is currently supported",
             )
+        before = {name: self._metrics.counter_value(name) for name in request.metric_names}
         try:
             models = models_from_proto(request.config) or ()
             _reloadable(self._core).reload_models(models)
@@ -197,6 +199,8 @@ class _ModelService:
             raise
         response = pb.ReloadConfigResponse()
         response.status.SetInParent()
+        for name, value in before.items():
+            response.metric.add(name=name, int64_value_increase=self._metrics.counter_value(name) - value)
         return response.SerializeToString()
 
 

@@ -28,10 +28,16 @@ class Counter:
     kind: ClassVar[str] = "counter"
 
     def __init__(self, name: str, *labels: str) -> None:
+        self.registered_name = name
         self.name = _prometheus_name(name)
         self._labels = tuple(_label_name(label) for label in labels)
         self._cells: dict[tuple[str, ...], int] = {}
         self._lock = threading.Lock()
+
+    def first(self) -> int:
+        """The value of the first cell in the order of the label values, 0 when there is none."""
+        with self._lock:
+            return self._cells[min(self._cells)] if self._cells else 0
 
     def add(self, amount: int, *labels: str) -> None:
         """Adds `amount` to the cell of these label values, in the order of the label names."""
@@ -142,6 +148,14 @@ class Metrics:
         """Counts the tf.Examples of one classify, regress or multi-inference request."""
         self.example_total.add(count, model)
         self.example_counts.add(count, model)
+
+    def counter_value(self, name: str) -> int:
+        """The counter's first time series, by its name with slashes; 0 for other metrics and unknown names.
+
+        So tensorflow_serving/model_servers/model_service_impl.cc, GetMetrics, has it.
+        """
+        counters = [metric for metric in vars(self).values() if isinstance(metric, Counter)]
+        return next((counter.first() for counter in counters if counter.registered_name == name), 0)
 
     def render(self) -> bytes:
         """The page for Prometheus: all metrics by name, those without a value yet as a bare TYPE line."""

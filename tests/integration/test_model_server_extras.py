@@ -12,10 +12,12 @@ from typing import Any
 
 import grpc
 import pytest
+from google.protobuf import text_format
 
 from deployctl.modelserver.tfrecord import masked_crc32c
 from tests.support.model_server import ModelServers, ServerEndedError
 from tests.support.models import TensorFlowModels
+from tests.support.rest import call
 from tests.support.serving_client import ServingClient, model_config
 from tests.support.upstream_apis import official_apis
 
@@ -280,3 +282,33 @@ def test_a_line_of_the_log_tells_its_time_to_the_millisecond(version: Path, mode
     assert [
         line for line in lines if not re.match(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d{3}: [IWE] deployctl\.", line)
     ] == []
+
+
+def test_loads_warm_ups_and_grpc_calls_are_counted_under_upstreams_names(
+    version: Path, model_servers: ModelServers, tmp_path: Path
+) -> None:
+    add_warm_up(version, record(predict_log()))
+    config, monitoring = tmp_path / "models.config", tmp_path / "monitoring.config"
+    config.write_text("model_config_list {}")
+    monitoring.write_text("prometheus_config { enable: true }")
+    server = model_servers.start(f"--model_config_file={config}", f"--monitoring_config_file={monitoring}")
+    attempts, unknown = "/tensorflow/cc/saved_model/load_attempt_count", "/tensorflow/serving/no_such_metric"
+
+    with ServingClient(server.grpc_address) as client:
+        request = client.apis.model_management_pb2.ReloadConfigRequest(metric_names=[attempts, unknown])
+        text_format.Parse(model_config("m", version.parent), request.config.model_config_list.config.add())
+        response = client.models.HandleReloadConfigRequest(request, timeout=20)
+        client.half_plus()
+        refusal(client, {"z": [1.0]})
+    page = call(server.rest_port, "GET", "/monitoring/prometheus/metrics").text
+
+    assert {metric.name: metric.int64_value_increase for metric in response.metric} == {attempts: 1, unknown: 0}
+    assert f':tensorflow:cc:saved_model:load_attempt_count{{model_path="{version}",status="success"}} 1\n' in page
+    assert f':tensorflow:serving:model_warmup_latency_count{{model_path="{version}",status="OK"}} 1\n' in page
+    assert ':tensorflow:serving:request_count{model_name="m",status="OK"} 1\n' in page
+    assert ':tensorflow:serving:request_count{model_name="m",status="INVALID_ARGUMENT"} 1\n' in page
+    latency = ':tensorflow:serving:request_latency_count{model_name="m",API="Predict",entrypoint="GRPC"} 1\n'
+    assert latency in page
+    # The warm-up ran the model as well.
+    assert ':tensorflow:serving:runtime_latency_count{model_name="m",API="Predict",runtime="TF1"} 2\n' in page
+    assert "# HELP" not in page
