@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from deployctl.lineage.mirrored import MirroredLineageStore
     from deployctl.lineage.store import SqlLineageStore
     from deployctl.repository.interface import ModelRepository
+    from deployctl.repository.sources import ExportSource
     from deployctl.savedmodel.interface import SavedModelReader
     from deployctl.serving.docker_options import DockerOptions
     from deployctl.serving.external import ExternalOptions
@@ -74,6 +75,16 @@ class Deployment:
                 held=self.held_versions,
             )
         )
+
+    @contextmanager
+    def export(self, source: ExportSource) -> Iterator[Path]:
+        """Gives a directory with an export, wherever that is; see `ExportSource.opened`."""
+        from deployctl.repository.sources import Scratch
+
+        options = asdict(self.settings.repository.s3)
+        directory = self.settings.state_path / "unpacked"
+        with source.opened(Scratch(directory, self.context.clock, self.context.observer, options)) as export:
+            yield export
 
     def held_versions(self) -> frozenset[tuple[ModelName, VersionNumber]]:
         """Returns the versions that serve, stand by, are labelled or are about to be, on any target."""

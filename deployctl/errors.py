@@ -17,12 +17,17 @@
     │   ├── UnsafeExportError
     │   ├── UnreadableExportError
     │   ├── ExportChangedError
+    │   ├── ArchiveError
+    │   │   ├── UnsafeArchiveError
+    │   │   ├── ArchiveTooLargeError
+    │   │   └── MalformedArchiveError
     │   ├── UnknownFormatError
     │   └── MalformedGraphError
     ├── ConversionError                 exit 1: nothing was written
     ├── DiskFullError                   exit 1
     ├── ManifestError                   exit 1: a published version disagrees with its manifest
     ├── VersionNumbersExhaustedError    exit 1
+    ├── VersionTakenError               exit 1
     ├── GateRefusedError                exit 3
     │   └── QuarantinedError
     ├── TimedOutError                   exit 4: outcome unknown
@@ -167,6 +172,22 @@ class ExportChangedError(InvalidModelError):
     """A file changed while it was being copied."""
 
 
+class ArchiveError(InvalidModelError):
+    """The archive at `path` cannot be unpacked."""
+
+
+class UnsafeArchiveError(ArchiveError):
+    """An entry would be written outside of the archive, or is neither a file, a directory nor a link within it."""
+
+
+class ArchiveTooLargeError(ArchiveError):
+    """The archive unpacks to more, or to more for its size, than any model has."""
+
+
+class MalformedArchiveError(ArchiveError):
+    """The file is no tar or zip archive, or one that is cut short, damaged or encrypted."""
+
+
 class UnknownFormatError(InvalidModelError):
     """The file is of no format that models are kept in."""
 
@@ -202,6 +223,14 @@ class VersionNumbersExhaustedError(DeployctlError):
 
     def __init__(self, model: str, highest: int) -> None:
         super().__init__(f"{model} has no version number left above {highest}", hint="deployctl doctor")
+
+
+class VersionTakenError(DeployctlError):
+    """The number that a version was to get is that of another one, or was once."""
+
+    def __init__(self, model: str, version: int, where: str) -> None:
+        super().__init__(f"{model} has something else under {version} already in {where}", hint="deployctl copy --help")
+        self.model, self.version = model, version
 
 
 class GateRefusedError(DeployctlError):

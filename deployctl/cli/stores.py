@@ -1,4 +1,4 @@
-"""Commands about the store that a repository is in: gc, s3 policy."""
+"""Commands about the store that a repository is in, and about others: gc, copy, s3 policy."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from deployctl.cli.copying import copy
 from deployctl.cli.options import DryRunOption, Output, OutputOption, session
 from deployctl.cli.render import write, write_json
 from deployctl.errors import UsageError
@@ -16,6 +17,7 @@ s3_app = typer.Typer(help="What an S3-compatible store needs to know.", no_args_
 def register(app: typer.Typer) -> None:
     """Adds the commands to `app`."""
     app.command()(gc)
+    app.command()(copy)
     app.add_typer(s3_app, name="s3")
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -29,7 +27,13 @@ if TYPE_CHECKING:
     from deployctl.domain.names import ModelName, VersionNumber
     from deployctl.operations.compare import VersionDetail
 
-ExportArgument = Annotated[Path, typer.Argument(metavar="EXPORT", help="SavedModel directory.")]
+ExportArgument = Annotated[
+    str,
+    typer.Argument(
+        metavar="EXPORT",
+        help="SavedModel directory, a .tar, .tar.gz or .zip of one, or the s3:// URL of either.",
+    ),
+]
 
 
 def register(app: typer.Typer) -> None:
@@ -43,7 +47,7 @@ def publish(
     export: ExportArgument,
     model: Annotated[
         str | None,
-        typer.Option(help="Model name; default: the export directory's name.", autocompletion=completion.models),
+        typer.Option(help="Model name; default: the export's name.", autocompletion=completion.models),
     ] = None,
     metric: Annotated[list[str] | None, typer.Option(metavar="NAME=NUMBER", help="A metric; repeatable.")] = None,
     tag: Annotated[list[str] | None, typer.Option(metavar="NAME=VALUE", help="A tag; repeatable.")] = None,
@@ -72,29 +76,33 @@ def publish(
     from deployctl.domain.names import parse_model_name
     from deployctl.operations.publish import Publish, PublishRequest
     from deployctl.repository.interface import Numbering
+    from deployctl.repository.sources import ExportSource
 
     if numbering not in tuple(Numbering):
         raise UsageError(f"--numbering {numbering!r} is neither 'sequential' nor 'timestamp'")
+    source = ExportSource(export)
     provenance = Provenance(
-        source=os.path.abspath(export),
+        source=source.location,
         run=run,
         code=code_commit(code),
         datasets=pairs("--dataset", dataset),
         metrics=metrics(metric),
         tags=pairs("--tag", tag),
     )
-    request = PublishRequest(
-        export=export,
-        model=parse_model_name(model if model is not None else Path(os.path.abspath(export)).name),
-        provenance=provenance,
-        numbering=Numbering(numbering),
-        allow_duplicate=new_version,
-        reason=reason,
-        dry_run=dry_run,
-    )
-    with session(context).open() as deployment:
+    model_name = parse_model_name(model if model is not None else source.name)
+    with session(context).open() as deployment, deployment.export(source) as directory:
         operation = Publish(deployment.repository, deployment.reader, deployment.lineage, deployment.context)
-        published = operation(request)
+        published = operation(
+            PublishRequest(
+                export=directory,
+                model=model_name,
+                provenance=provenance,
+                numbering=Numbering(numbering),
+                allow_duplicate=new_version,
+                reason=reason,
+                dry_run=dry_run,
+            )
+        )
     if output is Output.JSON:
         document = {name: getattr(published, name) for name in ("model", "version", "digest", "created")}
         more = ("file_count", "size_bytes", "duration_s", "dry_run")

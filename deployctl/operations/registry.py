@@ -125,15 +125,15 @@ class Adopt:
         return Adopted(model, tuple(adopted), tuple(known), strays)
 
     def _describe(self, model: ModelName, version: VersionNumber) -> Manifest:
-        path = self.repository.local_path(model, version)
-        graph = check_servable(self.reader, path)
+        with self.repository.lent(model, version, self.context.observer) as path:
+            graph = check_servable(self.reader, path)
         return Manifest(
             model=model,
             version=version,
             files=self.repository.entries(model, version, self.context.observer),
             signatures=graph.callable_signatures,
             frameworks={"tensorflow": graph.tensorflow_version} if graph.tensorflow_version else {},
-            provenance=Provenance(source=str(path)),
+            provenance=Provenance(source=self.repository.location(model, version)),
             published_at=self.context.clock.now(),
             published_by=str(self.context.actor),
         )

@@ -3,6 +3,7 @@
     <directory>/<model>/<version>/           as in a local repository; its files are hard links
     <directory>/<model>/.deployctl/…         versions that are being put together, and their locks
     <directory>/.deployctl/files/…           every file once; see `cache_files`
+    <directory>/.deployctl/manifests/…       manifests by the store's ETags
     <directory>/.deployctl/lock              shared by who fetches, alone for who evicts
 
 One directory serves all targets of a machine. Nothing in it is worth a backup.
@@ -13,9 +14,11 @@ from __future__ import annotations
 import fcntl
 import os
 import shutil
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -32,7 +35,7 @@ from deployctl.repository.durable import (
     sync_file_system,
     try_lock,
 )
-from deployctl.repository.staging import WORK_DIRECTORY
+from deployctl.repository.staging import WORK_DIRECTORY, StagingArea
 from deployctl.repository.tree import scan
 
 if TYPE_CHECKING:
@@ -92,6 +95,31 @@ class VersionCache:
             manifest = from_json(path.read_bytes(), where=str(path))
             return manifest if (manifest.model, manifest.version) == (model, version) else None
         return None
+
+    def remembered(self, etag: str) -> bytes | None:
+        """Returns a manifest that `remember` was given under this ETag of the store's, or None."""
+        with storage_errors("read the cache", self._remembered), suppress(FileNotFoundError, NotADirectoryError):
+            return self._remembered_as(etag).read_bytes()
+        return None
+
+    def remember(self, etag: str, manifest: bytes) -> None:
+        """Keeps a manifest under the store's ETag for it; does nothing where the cache cannot be written."""
+        path = self._remembered_as(etag)
+        part = path.with_name(f"{path.name}.{os.getpid()}.{threading.get_ident()}.part")
+        with suppress(OSError):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            part.write_bytes(manifest)
+            part.rename(path)
+
+    @contextmanager
+    def scratch(self) -> Iterator[Path]:
+        """Gives a new, empty directory beside the cache's files; it is gone after the block, or with the next one."""
+        area = StagingArea(self._directory)
+        with storage_errors("write the cache", self._directory):
+            area.root.mkdir(parents=True, exist_ok=True)
+            area.discard_abandoned(self._clock)
+            with area.open(self._clock) as token:
+                yield area.contents(token)
 
     def served(self, model: ModelName, version: VersionNumber) -> None:
         """Records that a version that is here was asked for now."""
@@ -179,6 +207,14 @@ class VersionCache:
     @property
     def _work(self) -> Path:
         return self._directory / WORK_DIRECTORY
+
+    @property
+    def _remembered(self) -> Path:
+        return self._work / "manifests"
+
+    def _remembered_as(self, etag: str) -> Path:
+        name = sha256(etag.encode()).hexdigest()  # an ETag may be any text
+        return self._remembered / name[:2] / name
 
     def _area(self, model: ModelName) -> Path:
         return self.base_path(model) / WORK_DIRECTORY

@@ -144,7 +144,7 @@ class _Partial:
     def fetch(self, start: int, read: Read, work: Work) -> None:
         """Fetches one range."""
         body = read(self.entry.path, start, self._length(start))
-        _write_at(self._descriptor, body, start)
+        write_at(self._descriptor, body, start)
         os.write(self._journal, b"%d\n" % start)
         work.advance(len(body))
 
@@ -188,7 +188,8 @@ def _locked(part: Path) -> int:
         os.close(descriptor)
 
 
-def _write_at(descriptor: int, body: bytes, start: int) -> None:
+def write_at(descriptor: int, body: bytes, start: int) -> None:
+    """Writes all of `body` at `start` of the open file, however many calls that takes."""
     view = memoryview(body)
     while view:
         written = os.pwrite(descriptor, view, start)

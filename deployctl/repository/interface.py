@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import abc
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -12,6 +12,7 @@ from pathlib import Path
 from deployctl.domain.clock import Observer
 from deployctl.domain.manifest import FileEntry, Manifest, content_digest
 from deployctl.domain.names import Digest, ModelName, VersionNumber
+from deployctl.errors import ManifestError
 
 
 class Numbering(StrEnum):
@@ -113,13 +114,30 @@ class ModelRepository(abc.ABC):
         *,
         numbering: Numbering,
         allow_duplicate: bool,
+        number: VersionNumber | None = None,
     ) -> Committed:
-        """Makes the staged bytes visible under the next number, in one step.
+        """Makes the staged bytes visible under the next number, or under `number`, in one step.
 
         Concurrent publishers get consecutive numbers. Unless `allow_duplicate`, bytes that a version of this
         model already has are not committed again: that version's manifest comes back.
         `describe` gives the manifest for the number that was claimed; it may be called more than once.
+
+        Raises:
+            VersionTakenError: something else has `number`, or had it once.
         """
+
+    def stage_version(
+        self, model: ModelName, manifest: Manifest, source: ModelRepository, observer: Observer
+    ) -> AbstractContextManager[StagedVersion]:
+        """Stages the version of `source` that `manifest` records, as one of `model`, with the digest that it has.
+
+        Goes through this machine, unless a store can copy by itself.
+
+        Raises:
+            ManifestError: the files of the version are not those of its manifest.
+            StorageError: either repository cannot be reached; and what `stage` raises.
+        """
+        return self._stage_by_way_of_here(model, manifest, source, observer)
 
     @abc.abstractmethod
     def adopt(self, manifest: Manifest) -> None:
@@ -170,8 +188,35 @@ class ModelRepository(abc.ABC):
         """
 
     @abc.abstractmethod
+    def location(self, model: ModelName, version: VersionNumber) -> str:
+        """Returns where a version is, or would be, for people and for the record: an absolute path or a URL."""
+
+    @contextmanager
+    def lent(self, model: ModelName, version: VersionNumber, observer: Observer) -> Iterator[Path]:
+        """Gives a directory with the files of a version, recorded or not, to be read while the block runs.
+
+        Raises:
+            VersionNotFoundError: there is no such version.
+        """
+        del observer
+        yield self.local_path(model, version)
+
+    @abc.abstractmethod
     def base_path(self, model: ModelName) -> Path:
         """Returns the absolute directory on this machine that a server is given for `model`."""
+
+    @contextmanager
+    def _stage_by_way_of_here(
+        self, model: ModelName, manifest: Manifest, source: ModelRepository, observer: Observer
+    ) -> Iterator[StagedVersion]:
+        path = source.ensure_local(manifest.model, manifest.version, observer)
+        with self.stage(model, path, observer) as staged:
+            if staged.digest != manifest.digest:
+                raise ManifestError(
+                    f"{manifest.model}@{manifest.version} does not match its manifest in {path}",
+                    hint=f"deployctl verify {manifest.model}@{manifest.version}",
+                )
+            yield staged
 
     def catalogue(self) -> Mapping[ModelName, tuple[VersionNumber, ...]]:
         """Returns the versions of every model, each ascending, by model in name order."""

@@ -22,6 +22,7 @@ from deployctl.errors import (
     StorageError,
     UnsafeExportError,
     VersionNotFoundError,
+    VersionTakenError,
 )
 from deployctl.repository.copying import can_clone, copy_tree, hash_tree
 from deployctl.repository.directory import MANIFEST, ModelDirectory
@@ -106,19 +107,21 @@ class LocalModelRepository(ModelRepository):
         *,
         numbering: Numbering,
         allow_duplicate: bool,
+        number: VersionNumber | None = None,
     ) -> Committed:
         """See `ModelRepository.commit`; one lock for each model makes search, numbering and rename one step.
 
         Raises:
             LockedError: another publisher holds the model for longer than the time-out.
             VersionNumbersExhaustedError: the model has the highest number that there is.
+            VersionTakenError: something else stands at `number`.
         """
         directory = self._directory(staged.model)
         with self._locked(staged.model):
             existing = None if allow_duplicate else directory.manifest_of(staged.digest)
             if existing is not None:
                 return Committed(existing, created=False)
-            return Committed(self._make_visible(staged, describe, numbering), created=True)
+            return Committed(self._make_visible(staged, describe, numbering, number), created=True)
 
     def adopt(self, manifest: Manifest) -> None:
         """See `ModelRepository.adopt`; a manifest that belongs to another version of the same bytes is replaced."""
@@ -183,6 +186,10 @@ class LocalModelRepository(ModelRepository):
             )
         return path
 
+    def location(self, model: ModelName, version: VersionNumber) -> str:
+        """See `ModelRepository.location`."""
+        return str(self._directory(model).version_path(version))
+
     def base_path(self, model: ModelName) -> Path:
         """See `ModelRepository.base_path`."""
         return self._base / model
@@ -231,14 +238,18 @@ class LocalModelRepository(ModelRepository):
                 )
 
     def _make_visible(
-        self, staged: StagedVersion, describe: Callable[[VersionNumber], Manifest], numbering: Numbering
+        self,
+        staged: StagedVersion,
+        describe: Callable[[VersionNumber], Manifest],
+        numbering: Numbering,
+        wanted: VersionNumber | None,
     ) -> Manifest:
-        """Renames the staged directory to the next number that is free, with its manifest in it."""
+        """Renames the staged directory to `wanted` or the next number that is free, with its manifest in it."""
         directory = self._directory(staged.model)
         contents = self._area(staged.model).contents(staged.token)
         at_least = int(self._clock.now().timestamp()) if numbering is Numbering.TIMESTAMP else 1
         while True:
-            number = directory.next_number(at_least=at_least)
+            number = directory.next_number(at_least=at_least) if wanted is None else wanted
             manifest = describe(number)
             with storage_errors(f"commit {staged.model}@{number}", contents):
                 _write_manifest(contents, manifest)
@@ -247,6 +258,8 @@ class LocalModelRepository(ModelRepository):
                     rename_without_replacing(contents, directory.version_path(number))
                     sync_directory(directory.path)
                     return manifest
+            if wanted is not None:
+                raise VersionTakenError(staged.model, wanted, str(self._base))
 
     def _put_manifest(self, version_directory: Path, manifest: Manifest) -> None:
         """Puts the manifest into a version that is visible, in one step."""

@@ -19,7 +19,13 @@ from typing import TYPE_CHECKING, Any
 from deployctl.domain.clock import Observer
 from deployctl.domain.manifest import format_time
 from deployctl.domain.names import MAX_VERSION, Digest, ModelName, VersionNumber, server_takes_for_version
-from deployctl.errors import ConditionalPutsError, LockedError, StorageError, VersionNumbersExhaustedError
+from deployctl.errors import (
+    ConditionalPutsError,
+    LockedError,
+    StorageError,
+    VersionNumbersExhaustedError,
+    VersionTakenError,
+)
 from deployctl.repository.s3_keys import (
     CLAIMS,
     MANIFESTS,
@@ -108,6 +114,25 @@ class Numbers:
                 self.store.delete([key])
             number += 1
         raise VersionNumbersExhaustedError(model, MAX_VERSION)
+
+    def claim_this(self, model: ModelName, publisher: Publisher, version: VersionNumber) -> VersionNumber:
+        """Returns `version`, which is ours alone now.
+
+        Raises:
+            VersionTakenError: it is in use, spent, claimed, or something was put there by hand.
+            ConditionalPutsError: see `claim`.
+        """
+        taken = VersionTakenError(model, version, self.store.url())
+        if version in set(self._taken(model)):
+            raise taken
+        key = claim_key(model, version)
+        if not self.store.put_new(key, publisher.record()):
+            raise taken
+        self._require_refusal(key, publisher)
+        if self.store.get(manifest_key(model, version)) is not None:
+            self.store.delete([key])
+            raise taken
+        return version
 
     def spend(self, model: ModelName, version: VersionNumber) -> bool:
         """Makes sure that the number is never committed any more; False where it has been."""

@@ -14,12 +14,12 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import datetime
 from functools import cached_property
 from typing import Any, TypeVar
 
 from deployctl.errors import DamagedTransferError, SettingsError, StorageError
 from deployctl.repository.s3_errors import Absent, DeadlinePassed, LostRace, store_errors
+from deployctl.repository.s3_listing import Found, Listing, Upload
 
 Result = TypeVar("Result")
 
@@ -30,6 +30,8 @@ _READ_TIMEOUT_S = 20
 _FIRST_PAUSE_S = 0.1
 _PIECE = 1 << 20
 _DELETE_AT_ONCE = 1000
+# The store answers only when it has copied all; larger files go in parts, several at once.
+_COPY_AT_ONCE = 64 << 20
 # How often a conditional put is sent again that collided with another one under way (409).
 _COLLISIONS = 8
 
@@ -63,38 +65,6 @@ class S3Options:
     single_publisher: bool = False
     deadline_s: float = 120.0
     connections: int = 10
-
-
-@dataclass(frozen=True, slots=True)
-class Found:
-    """An object in a listing.
-
-    Attributes:
-        key: without the repository's prefix.
-        modified: aware, UTC, by the store's clock.
-    """
-
-    key: str
-    size: int
-    etag: str
-    modified: datetime
-
-
-@dataclass(frozen=True, slots=True)
-class Listing:
-    """Objects in key order, and with a delimiter the common prefixes, each with its final slash."""
-
-    objects: tuple[Found, ...]
-    prefixes: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Upload:
-    """A multipart upload under way; see `Found`."""
-
-    key: str
-    upload_id: str
-    started: datetime
 
 
 def parse_url(url: str) -> tuple[str, str]:
@@ -213,11 +183,29 @@ class S3Store:
                     found.append(Upload(key, each["UploadId"], each["Initiated"]))
         return tuple(found)
 
-    def copy(self, source: str, key: str) -> None:
-        """Copies a file of a version within the store, whatever its size; `source` is BUCKET/KEY."""
-        bucket, _, source_key = source.partition("/")
-        with self._request("copy to", key) as s3:
-            s3.copy({"Bucket": bucket, "Key": source_key}, self.options.bucket, self._root + key, self._file_extras())
+    def can_copy_from(self, other: S3Store) -> bool:
+        """Whether the store can copy objects of `other` without our help."""
+        mine, theirs = self.options, other.options
+        return (mine.endpoint_url, mine.profile) == (theirs.endpoint_url, theirs.profile)
+
+    def copy(self, origin: S3Store, origin_key: str, key: str, *, size: int) -> None:
+        """Copies a file of a version within the store, whatever its size in bytes.
+
+        Raises:
+            StorageError: there is no such object, among the rest.
+        """
+        source = {"Bucket": origin.options.bucket, "Key": origin._root + origin_key}
+        extras = self._file_extras() | self._payer()
+        if self.options.tags:
+            extras["TaggingDirective"] = "REPLACE"
+        try:
+            with self._request("copy to", key) as s3:
+                if size <= _COPY_AT_ONCE:
+                    s3.copy_object(Bucket=self.options.bucket, Key=self._root + key, CopySource=source, **extras)
+                else:
+                    s3.copy(source, self.options.bucket, self._root + key, extras)
+        except Absent as error:
+            raise StorageError(f"{origin.url(origin_key)} is gone", hint="deployctl doctor") from error
 
     def listing(self, prefix: str, *, by_directory: bool = False) -> Listing:
         """Returns what is below `prefix`; with `by_directory`, what has a further slash only as common prefixes."""

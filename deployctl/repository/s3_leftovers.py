@@ -9,8 +9,9 @@ from datetime import datetime, timedelta
 from deployctl.domain.names import ModelName, VersionNumber, parse_model_name
 from deployctl.errors import InvalidNameError
 from deployctl.repository.s3_claims import Numbers, is_known_dead
-from deployctl.repository.s3_client import S3Store, Upload
+from deployctl.repository.s3_client import S3Store
 from deployctl.repository.s3_keys import CLAIMS, claim_key, version_key, version_of
+from deployctl.repository.s3_listing import Upload
 
 # A publisher on another machine may be alive without our seeing it, so its claim is left alone this long.
 _GRACE = timedelta(days=1)

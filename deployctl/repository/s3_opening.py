@@ -19,9 +19,19 @@ def open_s3(opening: Opening) -> S3ModelRepository:
     Raises:
         SettingsError: the URL or a setting cannot be right.
     """
-    options = s3_options(opening)
+    store = open_store(opening)
+    options = store.options
     cache = CacheOptions(opening.directory, max_bytes=opening.cache_bytes, workers=options.connections)
-    return S3ModelRepository(S3Store(options), VersionCache(cache, opening.clock, opening.held), opening.clock)
+    return S3ModelRepository(store, VersionCache(cache, opening.clock, opening.held), opening.clock)
+
+
+def open_store(opening: Opening) -> S3Store:
+    """Returns what is at `s3://BUCKET/PREFIX`, whatever it is.
+
+    Raises:
+        SettingsError: as above.
+    """
+    return S3Store(s3_options(opening))
 
 
 def s3_options(opening: Opening) -> S3Options:

@@ -82,6 +82,29 @@ def upload_tree(
         raise
 
 
+def copy_files(
+    store: S3Store,
+    entries: tuple[FileEntry, ...],
+    origin_of: Callable[[str], tuple[S3Store, str]],
+    key_of: Callable[[str], str],
+    observer: Observer,
+) -> None:
+    """Lets the store copy files of another version; `origin_of` says where the file of a path is.
+
+    Raises:
+        StorageError: the store failed.
+    """
+    work = Work(observer, sum(entry.size for entry in entries))
+
+    def copy(entry: FileEntry) -> None:
+        origin, key = origin_of(entry.path)
+        store.copy(origin, key, key_of(entry.path), size=entry.size)
+        work.advance(entry.size)
+
+    largest_first = sorted(entries, key=lambda entry: -entry.size)
+    work.each(copy, largest_first, workers=store.options.connections)
+
+
 def _plan(store: S3Store, tree: Tree, key_of: Callable[[str], str], uploads: list[_Multipart]) -> list[_Piece]:
     """Returns what to send, largest files first, so that the last to finish are small; opens the multipart uploads."""
     pieces: list[_Piece] = []

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from deployctl.domain.clock import Clock, Observer
-from deployctl.domain.manifest import MANIFEST_PATH
+from deployctl.domain.manifest import MANIFEST_PATH, Manifest
 from deployctl.domain.names import VersionNumber
 from deployctl.errors import (
     ExportChangedError,
@@ -24,8 +24,9 @@ from deployctl.errors import (
     UnsafeExportError,
     VersionNotFoundError,
     VersionNumbersExhaustedError,
+    VersionTakenError,
 )
-from deployctl.repository.interface import FileProblem, ModelRepository, Numbering, Stray
+from deployctl.repository.interface import Committed, FileProblem, ModelRepository, Numbering, Stray
 from deployctl.repository.local import LocalModelRepository
 from deployctl.system import SystemClock
 from tests.support.repository import DIGITS, RANKER, SMALL_EXPORT, WallClock, commit, describe, publish, write_export
@@ -322,6 +323,90 @@ def test_progress_grows_to_all_bytes(repository: ModelRepository, tmp_path: Path
     total = (5 << 20) + 1
     assert progress.heard == sorted(progress.heard)
     assert progress.heard[-1] == (total, total)
+
+
+# Copies of other repositories' versions, and numbers that are asked for
+
+
+@pytest.fixture(params=["a directory", "another store", "the same store"])
+def origin(request: pytest.FixtureRequest, storage: Storage, tmp_path: Path) -> ModelRepository:
+    """A repository to copy from."""
+    if request.param == "a directory":
+        (tmp_path / "origin").mkdir()
+        return LocalModelRepository(tmp_path / "origin", SystemClock())
+    bucket: Bucket = request.getfixturevalue("bucket")
+    if request.param == "the same store":
+        return bucket.repository(tmp_path / "origin-cache", prefix="origin")
+    # By another name it is another store, as far as can be told.
+    endpoint = bucket.endpoint.replace("127.0.0.1", "localhost")
+    return bucket.repository(tmp_path / "origin-cache", prefix="origin", endpoint_url=endpoint, addressing="path")
+
+
+def copied(repository: ModelRepository, manifest: Manifest, origin: ModelRepository, number: int | None) -> Committed:
+    wanted = None if number is None else VersionNumber(number)
+    with repository.stage_version(RANKER, manifest, origin, Observer()) as staged:
+        return repository.commit(
+            staged,
+            lambda version: replace(manifest, model=RANKER, version=version),
+            numbering=Numbering.SEQUENTIAL,
+            allow_duplicate=number is not None,
+            number=wanted,
+        )
+
+
+@pytest.mark.parametrize("number", [None, 7])
+def test_a_copy_has_the_bytes_and_the_digest_of_the_original(
+    storage: Storage, repository: ModelRepository, origin: ModelRepository, tmp_path: Path, number: int | None
+) -> None:
+    files = {**SMALL_EXPORT, "variables/large": os.urandom(9 << 20), "a name with + and %20": b"x", "empty": b""}
+    manifest = publish(origin, DIGITS, write_export(tmp_path / "export", files)).manifest
+
+    committed = copied(repository, manifest, origin, number)
+
+    assert committed.created
+    assert committed.manifest.version == (number or 1)
+    assert committed.manifest.digest == manifest.digest
+    assert storage.read(f"ranker/{number or 1}") == files
+    assert repository.verify(committed.manifest, Observer()) == ()
+    assert not copied(repository, manifest, origin, None).created
+
+
+def test_a_version_that_is_damaged_is_not_copied(
+    repository: ModelRepository, origin: ModelRepository, export: Path, request: pytest.FixtureRequest
+) -> None:
+    manifest = publish(origin, DIGITS, export).manifest
+    if isinstance(origin, LocalModelRepository):
+        (origin.base_path(DIGITS) / "1" / "saved_model.pb").write_bytes(b"grape, not graph")
+    else:
+        bucket: Bucket = request.getfixturevalue("bucket")
+        key = "origin/digits/1/saved_model.pb"
+        bucket.client.put_object(Bucket=bucket.name, Key=key, Body=b"grape, not graph")
+
+    with pytest.raises((ManifestError, StorageError)):
+        copied(repository, manifest, origin, None)
+
+    assert repository.versions(RANKER) == ()
+
+
+def test_a_number_that_is_taken_is_not_given_again(
+    storage: Storage, repository: ModelRepository, export: Path, tmp_path: Path
+) -> None:
+    publish(repository, DIGITS, export)
+    storage.put("digits/5/other", b"")
+    other = write_export(tmp_path / "other", {"saved_model.pb": b"other"})
+
+    for number in (1, 5):
+        with repository.stage(DIGITS, other, Observer()) as staged, pytest.raises(VersionTakenError):
+            repository.commit(
+                staged,
+                describe(DIGITS, staged.files),
+                numbering=Numbering.SEQUENTIAL,
+                allow_duplicate=True,
+                number=VersionNumber(number),
+            )
+
+    assert repository.versions(DIGITS) == (1,)
+    assert publish(repository, DIGITS, other).manifest.version == 6
 
 
 # What is refused
