@@ -76,7 +76,7 @@ def scratch_project() -> Iterator[Project]:
         settings = directory / "deployctl.toml"
         text = (
             settings.read_text()
-            .replace("rest_port = 8501", "rest_port = 0")
+            .replace("rest_port = 8501", "gates = []\nrest_port = 0")
             .replace("grpc_port = 8500", "grpc_port = 0")
         )
         settings.write_text(text)

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from deployctl.domain.manifest import Manifest
     from deployctl.domain.names import ModelName, TargetName, VersionNumber
     from deployctl.gates.interface import Candidate, Gate
+    from deployctl.operations.admission import Judge
     from deployctl.repository.interface import FileProblem
 
 ENTRY_POINTS = "deployctl.gates"
@@ -150,3 +151,19 @@ def candidate_on(deployment: Deployment, target: TargetName, model: ModelName, v
     observer = deployment.context.observer
     found = of_version(deployment.repository, deployment.reader, model, version, observer)
     return against_target(found, version, model, deployment.target(target), deployment.reader, observer)
+
+
+def promotion_judge(deployment: Deployment, target: TargetName, wishes: Wishes) -> Judge | None:
+    """Returns what asks the target's gates about a version that is to be promoted, None where it has none."""
+    from deployctl.operations.validate import Report, Validate
+
+    settings = deployment.settings.targets[target]
+    if not settings.gates:
+        return None
+
+    def judge(model: ModelName, version: VersionNumber) -> Report:
+        candidate = candidate_on(deployment, target, model, version)
+        gates = GateMaker(deployment, settings, model, wishes)()
+        return Validate(gates, deployment.lineage, deployment.context, target=target)(candidate)
+
+    return judge

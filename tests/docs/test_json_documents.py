@@ -16,6 +16,7 @@ MODELS = "~/deployctl/tests/data/tensorflow_serving"
 # Each command with the exit code that it ends with; its document goes to the file of its number.
 COMMANDS: tuple[tuple[str, int], ...] = (
     ("deployctl init -o json", 0),
+    ("export DEPLOYCTL_TARGETS_LOCAL_GATES=", 0),
     ("deployctl config show -o json", 0),
     (f"deployctl publish {MODELS}/saved_model_half_plus_two_cpu/00000123 --model half --metric a=0.5 -o json", 0),
     (f"deployctl publish {MODELS}/saved_model_half_plus_three/00000123 --model half --tag kind=test -o json", 0),

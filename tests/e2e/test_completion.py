@@ -25,7 +25,7 @@ QUICKLY_S = 10.0
 @pytest.fixture(scope="module")
 def shelf(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workspace]:
     """Models `half` (1, 2; labels stable and canary) and `other`, on two targets of which one is up."""
-    text = "".join(f"[targets.{name}]\nrest_port = 0\ngrpc_port = 0\n" for name in ("local", "live"))
+    text = "".join(f"[targets.{name}]\nrest_port = 0\ngrpc_port = 0\ngates = []\n" for name in ("local", "live"))
     workspace = Workspace.make(tmp_path_factory.mktemp("shelf"), targets=text)
     workspace.publish("half", HALF_PLUS_TWO, HALF_PLUS_THREE)
     workspace.publish("other", HALF_PLUS_TWO)

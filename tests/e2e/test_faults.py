@@ -67,7 +67,7 @@ class Client:
 @pytest.mark.xdist_group("e2e-clients")
 @pytest.mark.parametrize("routing", ["label", "latest"])
 def test_no_request_fails_during_promotions_and_rollbacks(tmp_path: Path, routing: str) -> None:
-    text = f"[targets.local]\nrest_port = 0\ngrpc_port = 0\nrouting = '{routing}'\n"
+    text = f"[targets.local]\nrest_port = 0\ngrpc_port = 0\ngates = []\nrouting = '{routing}'\n"
     workspace = Workspace.make(tmp_path / "work", targets=text)
     try:
         workspace.publish("half", HALF_PLUS_TWO, HALF_PLUS_THREE)

@@ -212,7 +212,7 @@ def test_down_and_up_keep_what_was_live_and_up_twice_is_one_server(workspace: Wo
 
 
 def test_two_targets_serve_apart_and_one_may_route_by_the_latest_version(tmp_path: Path) -> None:
-    ports = "rest_port = 0\ngrpc_port = 0\n"
+    ports = "rest_port = 0\ngrpc_port = 0\ngates = []\n"
     both = f"[targets.staging]\n{ports}[targets.live]\nrouting = 'latest'\n{ports}"
     workspace = Workspace.make(tmp_path / "two", targets=both)
     try:

@@ -24,6 +24,7 @@ HALF_PLUS_TWO_TF2 = UPSTREAM / "saved_model_half_plus_two_tf2_cpu" / "00000123"
 HALF_PLUS_THREE = UPSTREAM / "saved_model_half_plus_three" / "00000123"
 COMMAND = (sys.executable, "-m", "deployctl.cli")
 TIMEOUT_S = 120.0
+TARGET = "[targets.local]\nrest_port = 0\ngrpc_port = 0\ngates = []\n"
 # Root without the right to pass over the permissions of files (util-linux).
 _BOUND = ("setpriv", "--bounding-set", "-dac_override,-dac_read_search")
 _DATA = "variables/variables.data-00000-of-00001"
@@ -37,8 +38,8 @@ class Workspace:
     environment: dict[str, str] = field(default_factory=dict)
 
     @classmethod
-    def make(cls, root: Path, *, targets: str = "[targets.local]\nrest_port = 0\ngrpc_port = 0\n") -> Workspace:
-        """Returns an initialised workspace whose targets take free ports."""
+    def make(cls, root: Path, *, targets: str = TARGET) -> Workspace:
+        """Returns an initialised workspace whose targets take free ports and, since its models differ, have no gates."""
         root.mkdir(parents=True, exist_ok=True)
         (root / "deployctl.toml").write_text(targets)
         workspace = cls(root)
