@@ -129,6 +129,18 @@ def every_dtype(destination: Path) -> None:
     tf.saved_model.save(tf.Module(), str(destination), signatures=echo)
 
 
+def looping(destination: Path) -> None:
+    """y = x, by a loop that x tells to end after its first turn."""
+    import tensorflow as tf
+
+    def repeat(x: Any) -> dict[str, Any]:
+        return {"y": tf.while_loop(lambda y: y < x, lambda y: (y + x,), [tf.zeros_like(x)], shape_invariants=None)[0]}
+
+    scalar = tf.TensorSpec([1], tf.float32, name="x")
+    first = tf.function(lambda x: {"y": tf.reshape(repeat(x[0])["y"], [1])}, input_signature=[scalar])
+    tf.saved_model.save(tf.Module(), str(destination), signatures=first)
+
+
 def unknown_op(destination: Path) -> None:
     """`without_variables` with its multiplication renamed to an op that no TensorFlow has."""
     from tensorflow.core.protobuf import saved_model_pb2
@@ -244,6 +256,7 @@ def _builders() -> dict[str, Callable[[Path], None]]:
         "without_variables": without_variables,
         "every_dtype": every_dtype,
         "unknown_op": unknown_op,
+        "looping": looping,
         "tensorflow_1": tensorflow_1,
         "tensorflow_1_text": lambda path: tensorflow_1(path, as_text=True),
         "sparse_input": sparse_input,
