@@ -2,4 +2,10 @@
 
 from __future__ import annotations
 
-pytest_plugins = ["tests.support.models", "tests.support.model_server", "tests.support.docker", "tests.support.s3"]
+pytest_plugins = [
+    "tests.support.models",
+    "tests.support.sources",
+    "tests.support.model_server",
+    "tests.support.docker",
+    "tests.support.s3",
+]

@@ -15,6 +15,7 @@ from typer.core import TyperGroup
 from deployctl import __version__
 from deployctl.cli import (
     bash_completion,
+    conversion,
     database,
     holds,
     inspection,
@@ -92,7 +93,19 @@ def root(
     context.obj = Session(config, tuple(flags or ()))
 
 
-for module in (settings, servers, versions, inspection, rollouts, status, holds, prediction, stores, database):
+for module in (
+    settings,
+    servers,
+    versions,
+    inspection,
+    conversion,
+    rollouts,
+    status,
+    holds,
+    prediction,
+    stores,
+    database,
+):
     module.register(app)
 
 

@@ -31,7 +31,7 @@ def call(module: str, request: Mapping[str, Any], *, timeout_s: float) -> dict[s
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=log,
-            env=_environment(),
+            env=environment(),
             process_group=0,
         )
         try:
@@ -43,7 +43,8 @@ def call(module: str, request: Mapping[str, Any], *, timeout_s: float) -> dict[s
         return _document(process.returncode, answer, log)
 
 
-def _environment() -> dict[str, str]:
+def environment() -> dict[str, str]:
+    """Returns the environment that a child gets."""
     package = str(Path(deployctl.__file__).parent.parent)
     inherited = os.environ.get("PYTHONPATH")
     return os.environ | {
@@ -72,6 +73,15 @@ def _document(status: int, answer: bytes, log: BinaryIO) -> dict[str, Any]:
     if not isinstance(document, dict):
         how = f"was ended by {signal.Signals(-status).name}" if status < 0 else f"ended with status {status}"
         raise ConversionError(f"the TensorFlow process {how}{_last_words(log)}", kind="crashed")
+    return checked(document)
+
+
+def checked(document: dict[str, Any]) -> dict[str, Any]:
+    """Returns a worker's answer.
+
+    Raises:
+        ConversionError: it is an error.
+    """
     error = document.get("error")
     if error is not None:
         raise ConversionError(str(error["message"]), kind=str(error["kind"]), hint=error.get("hint"))

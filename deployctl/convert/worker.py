@@ -24,18 +24,19 @@ _VERBS = {
 
 def main() -> int:
     """Answers the request and returns the exit status."""
-    answer = os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="utf-8")
+    stdout = os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="utf-8")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
-    with answer:
-        json.dump(_answer(json.load(sys.stdin)), answer)
+    with stdout:
+        json.dump(answer(json.load(sys.stdin)), stdout)
     return 0
 
 
-def _answer(request: dict[str, Any]) -> dict[str, Any]:
+def answer(request: dict[str, Any]) -> dict[str, Any]:
+    """Returns the answer to one request; every error is {"error": …}."""
     try:
         module = importlib.import_module(_VERBS[request["verb"]])
-        answer: dict[str, Any] = module.run(request)
-        return answer
+        found: dict[str, Any] = module.run(request)
+        return found
     except DeployctlError as error:
         return _error(getattr(error, "kind", "failed"), str(error), error.hint)
     except ModuleNotFoundError as error:

@@ -50,7 +50,7 @@ class TensorFlowModels:
 def tensorflow_models(tmp_path_factory: pytest.TempPathFactory) -> TensorFlowModels:
     """Builds the models, or waits until another worker has built them."""
     if find_spec("tensorflow") is None:
-        _skip_or_fail("tensorflow", "TensorFlow is not installed")
+        skip_or_fail("tensorflow", "TensorFlow is not installed")
     base = tmp_path_factory.getbasetemp()
     # With xdist each worker has its own directory below the session's.
     session = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
@@ -62,7 +62,7 @@ def tensorflow_models(tmp_path_factory: pytest.TempPathFactory) -> TensorFlowMod
     return TensorFlowModels(models)
 
 
-def _skip_or_fail(what: str, reason: str) -> None:
+def skip_or_fail(what: str, reason: str) -> None:
     """Skips, or fails where DEPLOYCTL_REQUIRE lists `what`."""
     if what in os.environ.get("DEPLOYCTL_REQUIRE", "").split(","):
         pytest.fail(reason)
