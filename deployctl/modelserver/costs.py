@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 _QUICK_SECONDS = 0.0005
-# A call in the caller's own thread that takes longer keeps the next ones of its kind away from there.
+# A call in the caller's own thread that takes longer keeps the next ones of its kind away from there, unless it was
+# the thread that got no processor meanwhile: that tells of the machine, not of the call.
 _HELD_UP_SECONDS = 0.005
+_BUSY_SECONDS = 0.001
 _BANNED_CALLS = 64
 _MOST_BANNED_CALLS = 1 << 20
 _MOST_KINDS = 4096
@@ -26,8 +28,10 @@ class RecentCosts:
             return False
         return self._lowest.get(key, 1.0) < _QUICK_SECONDS
 
-    def record(self, key: object, seconds: float, *, inline: bool) -> None:
-        """Follows the lowest recent time: in another thread most of the time of a quick call is waiting for its turn.
+    def record(self, key: object, seconds: float, *, inline_busy: float | None) -> None:
+        """Takes note of a call of `seconds`, and of the processor time of the caller's thread if it ran there.
+
+        Follows the lowest recent time: in another thread most of the time of a quick call is waiting for its turn.
 
         A call that held up its caller's thread sends the next ones elsewhere, however quick they have been, and twice
         as many each time it happens.
@@ -40,7 +44,7 @@ class RecentCosts:
                 self._next_ban.clear()
             previous = seconds
         self._lowest[key] = min(seconds, previous * 1.1)
-        if inline and seconds > _HELD_UP_SECONDS:
+        if inline_busy is not None and seconds > _HELD_UP_SECONDS and inline_busy > _BUSY_SECONDS:
             ban = self._next_ban.get(key, _BANNED_CALLS)
             self._banned[key] = ban
             self._next_ban[key] = min(2 * ban, _MOST_BANNED_CALLS)

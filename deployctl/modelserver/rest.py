@@ -285,10 +285,11 @@ class _Application:
         return await asyncio.get_running_loop().run_in_executor(self._pool, call)
 
     def _timed_answer(self, key: object, route: Route, body: bytes, *, inline: bool) -> Reply:
-        started = time.perf_counter()
+        started, busy = time.perf_counter(), time.thread_time()
         reply = self._routes.answer(route, body)
         if reply.status == 200 or inline:
-            self._costs.record(key, time.perf_counter() - started, inline=inline)
+            inline_busy = time.thread_time() - busy if inline else None
+            self._costs.record(key, time.perf_counter() - started, inline_busy=inline_busy)
         return reply
 
 

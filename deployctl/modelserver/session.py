@@ -108,7 +108,7 @@ class Session(Runner):
         kind = (names, sum([value.nbytes for _, value in feeds]).bit_length())
         inline = self._bounded and self._costs.quick(kind)
         options = self._in_callers_thread if inline else None
-        started = time.perf_counter()
+        started, busy = time.perf_counter(), time.thread_time()
         if inline or timeout_s is None:
             results = self._run(ends, feeds, options)
         else:
@@ -117,7 +117,8 @@ class Session(Runner):
                 results = self._run(ends, feeds, options)
             finally:
                 self._api.delete_buffer(options)
-        self._costs.record(kind, time.perf_counter() - started, inline=inline)
+        inline_busy = time.thread_time() - busy if inline else None
+        self._costs.record(kind, time.perf_counter() - started, inline_busy=inline_busy)
         return results
 
     def _run(self, ends: _Ends, feeds: Sequence[tuple[str, Tensor]], options: object) -> list[Tensor]:

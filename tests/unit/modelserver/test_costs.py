@@ -18,20 +18,20 @@ def test_a_kind_that_was_never_called_is_not_quick() -> None:
 
 def test_a_kind_is_quick_by_itself_alone() -> None:
     costs = RecentCosts()
-    costs.record("kind", QUICK, inline=False)
-    costs.record("slow kind", SLOW, inline=False)
+    costs.record("kind", QUICK, inline_busy=None)
+    costs.record("slow kind", SLOW, inline_busy=None)
 
     assert (costs.quick("kind"), costs.quick("slow kind")) == (True, False)
 
 
 def test_one_slow_call_elsewhere_changes_nothing_and_many_do() -> None:
     costs = RecentCosts()
-    costs.record("kind", QUICK, inline=False)
+    costs.record("kind", QUICK, inline_busy=None)
 
-    costs.record("kind", SLOW, inline=False)
+    costs.record("kind", SLOW, inline_busy=None)
     after_one = costs.quick("kind")
     for _ in range(40):
-        costs.record("kind", SLOW, inline=False)
+        costs.record("kind", SLOW, inline_busy=None)
 
     assert (after_one, costs.quick("kind")) == (True, False)
 
@@ -40,17 +40,25 @@ def test_a_call_that_held_up_its_caller_sends_the_next_ones_elsewhere_and_twice_
     costs = RecentCosts()
     counts = []
     for _ in range(3):
-        costs.record("kind", QUICK, inline=True)
-        costs.record("kind", HELD_UP, inline=True)
+        costs.record("kind", QUICK, inline_busy=QUICK)
+        costs.record("kind", HELD_UP, inline_busy=HELD_UP)
         counts.append(elsewhere(costs))
 
     assert counts == [64, 128, 256]
 
 
+def test_a_thread_that_got_no_processor_says_nothing_of_its_call() -> None:
+    costs = RecentCosts()
+    costs.record("kind", QUICK, inline_busy=QUICK)
+    costs.record("kind", HELD_UP, inline_busy=QUICK)
+
+    assert costs.quick("kind")
+
+
 def test_a_long_call_elsewhere_bans_nothing() -> None:
     costs = RecentCosts()
-    costs.record("kind", QUICK, inline=False)
-    costs.record("kind", HELD_UP, inline=False)
+    costs.record("kind", QUICK, inline_busy=None)
+    costs.record("kind", HELD_UP, inline_busy=None)
 
     assert costs.quick("kind")
 
@@ -58,7 +66,7 @@ def test_a_long_call_elsewhere_bans_nothing() -> None:
 def test_what_clients_can_name_is_forgotten_in_time() -> None:
     costs = RecentCosts()
     for number in range(10_000):
-        costs.record(number, QUICK, inline=False)
+        costs.record(number, QUICK, inline_busy=None)
 
     assert not costs.quick(0)
     assert costs.quick(9_999)
