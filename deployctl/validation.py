@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from deployctl import __version__
 from deployctl.config.settings import RuntimeName, TargetSettings
 from deployctl.errors import SettingsError
 
@@ -15,6 +18,7 @@ if TYPE_CHECKING:
     from deployctl.domain.manifest import Manifest
     from deployctl.domain.names import ModelName, TargetName, VersionNumber
     from deployctl.gates.interface import Candidate, Gate
+    from deployctl.gates.scratch import ScratchServer
     from deployctl.operations.admission import Judge
     from deployctl.repository.interface import FileProblem
 
@@ -34,27 +38,37 @@ class Wishes:
     allow_breaking: str = ""
 
 
-@dataclass(frozen=True, slots=True)
 class GateMaker:
-    """Makes gates for one model on one target.
+    """Makes gates for one model on one target; a scratch server lives as long as the block does.
 
-    Attributes:
+    Args:
         target: the target's settings, or the defaults where there is no target.
         model: None for an export of no model.
     """
 
-    deployment: Deployment
-    target: TargetSettings
-    model: ModelName | None = None
-    wishes: Wishes = field(default_factory=Wishes)
+    def __init__(self, deployment: Deployment, target: TargetSettings, model: ModelName | None, wishes: Wishes) -> None:
+        self.deployment = deployment
+        self.target = target
+        self.model = model
+        self.wishes = wishes
+        self._stack = ExitStack()
 
-    def __call__(self) -> tuple[Gate, ...]:
+    def __enter__(self) -> tuple[Gate, ...]:
         """Returns the gates in the order in which they judge.
 
         Raises:
             SettingsError: there is no gate of a name that the settings or the command line give.
         """
         return tuple(self._gate(name) for name in dict.fromkeys(self.wishes.gates or self.target.gates))
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    @cached_property
+    def _scratch(self) -> ScratchServer:
+        from deployctl.scratch import scratch_server
+
+        return self._stack.enter_context(scratch_server(self.deployment, self.target))
 
     def _gate(self, name: str) -> Gate:
         made = self._built_in().get(name)
@@ -67,6 +81,7 @@ class GateMaker:
             "compatibility": self._compatibility,
             "ops": self._ops,
             "warmup": self._warmup,
+            "load": self._load,
         }
 
     def _integrity(self) -> Gate:
@@ -104,6 +119,20 @@ class GateMaker:
         from deployctl.savedmodel.warmup import read_warmup
 
         return WarmupGate(read_warmup)
+
+    def _load(self) -> Gate:
+        from deployctl.gates.load import LoadGate
+
+        settings = self.target.gate.load
+        return LoadGate(
+            self._scratch, server=self._server(), timeout_s=settings.timeout_s, max_memory=settings.max_memory
+        )
+
+    def _server(self) -> str:
+        """Returns what the scratch server is."""
+        if self.target.runtime is RuntimeName.DOCKER:
+            return self.target.image
+        return f"deployctl-model-server {__version__} {' '.join(self.target.server_args)}".rstrip()
 
     def _image_version(self) -> str:
         """Returns the TensorFlow version that the target's image is named after, "" where it says none."""
@@ -163,7 +192,7 @@ def promotion_judge(deployment: Deployment, target: TargetName, wishes: Wishes) 
 
     def judge(model: ModelName, version: VersionNumber) -> Report:
         candidate = candidate_on(deployment, target, model, version)
-        gates = GateMaker(deployment, settings, model, wishes)()
-        return Validate(gates, deployment.lineage, deployment.context, target=target)(candidate)
+        with GateMaker(deployment, settings, model, wishes) as gates:
+            return Validate(gates, deployment.lineage, deployment.context, target=target)(candidate)
 
     return judge

@@ -135,8 +135,8 @@ def _of_version(
     else:
         version = of_version(deployment.repository, deployment.reader, model, number, deployment.context.observer)
         candidate = _held_against(deployment, version, against, name)
-    gates = GateMaker(deployment, deployment.settings.targets[name], model, wishes)()
-    return Validate(gates, deployment.lineage, deployment.context, target=name, fresh=fresh)(candidate)
+    with GateMaker(deployment, deployment.settings.targets[name], model, wishes) as gates:
+        return Validate(gates, deployment.lineage, deployment.context, target=name, fresh=fresh)(candidate)
 
 
 def _of_export(
@@ -160,8 +160,8 @@ def _of_export(
         candidate = against_target(version, None, wanted, place, deployment.reader, deployment.context.observer)
     else:
         candidate = Candidate(version, wanted)
-    gates = GateMaker(deployment, settings, wanted, wishes)()
-    return Validate(gates, None, deployment.context, target=name)(candidate)
+    with GateMaker(deployment, settings, wanted, wishes) as gates:
+        return Validate(gates, None, deployment.context, target=name)(candidate)
 
 
 def _held_against(deployment: Deployment, version: Version, against: str, target: TargetName | None) -> Candidate:

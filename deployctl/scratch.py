@@ -1,0 +1,89 @@
+"""Makes the scratch server of a target's kind."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from deployctl.config.settings import RuntimeName, TargetSettings
+from deployctl.domain.names import TargetName
+
+if TYPE_CHECKING:
+    from deployctl.bootstrap import Deployment
+    from deployctl.gates.scratch import Launch, ScratchServer
+    from deployctl.serving.interface import ServingRuntime
+
+_NAME = TargetName("scratch")
+
+
+def scratch_server(deployment: Deployment, target: TargetSettings) -> ScratchServer:
+    """Returns a scratch server as `target` runs one: the same image, or the embedded server with the same flags.
+
+    For a target that someone else runs, whose kind cannot be had, the embedded server stands in.
+    """
+    from deployctl.gates.scratch import ScratchServer
+
+    directory = deployment.settings.state_path / "scratch"
+    if target.runtime is RuntimeName.DOCKER:
+        return ScratchServer(directory, _container(deployment, target), deployment.context.clock, _copy)
+    return ScratchServer(directory, _process(target), deployment.context.clock)
+
+
+def _process(target: TargetSettings) -> Launch:
+    from deployctl.serving.process import ProcessOptions, ProcessRuntime
+
+    extra_args = target.server_args if target.runtime is RuntimeName.PROCESS else ()
+
+    def launch(state_dir: Path, models: Path) -> ServingRuntime:
+        del models
+        return ProcessRuntime(
+            ProcessOptions(
+                target=_NAME,
+                state_dir=state_dir,
+                rest_port=0,
+                grpc_port=0,
+                max_num_load_retries=0,
+                drain_timeout_s=0.5,
+                extra_args=extra_args,
+            )
+        )
+
+    return launch
+
+
+def _container(deployment: Deployment, target: TargetSettings) -> Launch:
+    from deployctl.bootstrap import docker_options
+    from deployctl.serving.docker_runtime import DockerRuntime
+
+    def launch(state_dir: Path, models: Path) -> ServingRuntime:
+        options = docker_options(_NAME, deployment.settings, target)
+        return DockerRuntime(
+            replace(
+                options,
+                state_dir=state_dir,
+                repository=models,
+                rest_port=0,
+                grpc_port=0,
+                restart="no",
+                extra_args=(*options.extra_args, "--max_num_load_retries=0"),
+            ),
+            deployment.context.observer.warn,
+        )
+
+    return launch
+
+
+def _copy(version: Path, destination: Path) -> None:
+    """Puts a version where a container can see it: by hard links, or by copies where these cannot be made."""
+
+    def place(source: str, target: str) -> None:
+        with suppress(OSError):
+            os.link(source, target)
+            return
+        shutil.copyfile(source, target)
+
+    shutil.copytree(version, destination, copy_function=place)
