@@ -1,0 +1,98 @@
+"""What cannot be converted is refused in one sentence, and nothing is written."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from deployctl.convert.request import Result
+from deployctl.errors import ConversionError, DeployctlError, GateRefusedError, UsageError
+from tests.support.models import TensorFlowModels
+from tests.support.sources import KeptChild
+
+pytestmark = [pytest.mark.tensorflow, pytest.mark.xdist_group("convert")]
+
+
+@pytest.mark.parametrize(
+    ("names", "options", "words"),
+    [
+        (["lambda.h5"], {}, "holds the Lambda layer 'triple', whose code would run"),
+        (["lambda.keras"], {"allow_lambda": ("other",)}, "holds the Lambda layer 'triple', whose code would run"),
+        (["custom.keras"], {}, "uses Doubling, which Keras does not know"),
+        (["custom.keras"], {"custom": ("layers_for_tests:Missing",)}, "'layers_for_tests:Missing' cannot be imported"),
+        (["custom.keras"], {"custom": ("Doubling",)}, "'Doubling' is not package.module:name"),
+        (["bomb.keras"], {}, "holds model.weights.npz, which would be read as a pickle and could run any code"),
+        (["truncated_planet.h5"], {}, "is not a whole Keras model"),
+        (["bare.ckpt"], {}, "has no .meta file, so that nothing says what its graph is"),
+        (["trained.ckpt"], {}, "have to be named; candidates are"),
+        (["trained.ckpt"], {"outputs": {"y": "nowhere:0"}}, "has no tensor 'nowhere:0'"),
+        (["a.pb", "other_x.pb"], {"bundle": True}, "so that they cannot share it"),
+        (["deeplab.pb", "a.pb"], {"bundle": True, "shared_input": "z"}, "none of them is the shared input z"),
+        (["contract.keras"], {"rename_inputs": {"nothing": "x"}}, "there is no input 'nothing' to rename"),
+        (["planet.h5"], {"rename_outputs": {"weather": "ground"}}, "two outputs would have the name 'ground'"),
+        (["planet.h5"], {"classify": True}, "name the output that has the scores with --scores"),
+        (["planet.h5"], {"images": {"nothing": ""}}, "--decode-image has to name one of input_image"),
+        (["ids.keras"], {"sample": {"nothing": "1"}}, "--sample 'nothing' is no input"),
+        (["lookup.keras"], {"result": Result.GRAPH}, "a frozen graph cannot hold the tables of this model"),
+        (["lookup.keras"], {"result": Result.ONNX}, "tf2onnx, which writes ONNX files, is not installed"),
+    ],
+)
+def test_what_cannot_be_converted_is_refused(
+    kept_child: KeptChild, sources: Path, tmp_path: Path, names: list[str], options: dict[str, Any], words: str
+) -> None:
+    with pytest.raises(DeployctlError) as refused:
+        kept_child.convert(tmp_path / "out", *(sources / name for name in names), **options)
+
+    assert words in str(refused.value)
+    assert "\n" not in str(refused.value)
+    assert list(tmp_path.iterdir()) == []
+    assert not (sources / "exploded").exists()
+
+
+def test_a_result_beyond_tolerance_is_refused(kept_child: KeptChild, sources: Path, tmp_path: Path) -> None:
+    int8 = {"result": Result.TFLITE, "quantization": "int8", "rtol": 0.0, "atol": 0.0}
+    with pytest.raises(GateRefusedError, match=r"ground is off by up to .*nothing was written") as refused:
+        kept_child.convert(tmp_path / "m.tflite", sources / "planet.h5", **int8)
+
+    assert refused.value.exit_code == 3
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_is_there_already_is_not_replaced(kept_child: KeptChild, sources: Path, tmp_path: Path) -> None:
+    (tmp_path / "out").write_text("mine")
+
+    with pytest.raises(UsageError, match="is there already"):
+        kept_child.convert(tmp_path / "out", sources / "a.pb")
+
+    assert (tmp_path / "out").read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"rename_signatures": {"gone": "x"}}, "there is no signature 'gone'"),
+        ({"rename_signatures": {"shift": "norm"}}, "two signatures would have the name 'norm'"),
+        ({"merge": {"both": ("serving_default", "shift")}}, "two models or outputs have the name 'y'"),
+        ({"drop": ("norm", "serving_default", "shift")}, "no signature would be left"),
+        ({"tags": ("gpu",)}, "has no MetaGraph tagged gpu, only {serve}"),
+    ],
+)
+def test_signatures_that_clash_are_refused(
+    kept_child: KeptChild, tensorflow_models: TensorFlowModels, tmp_path: Path, options: dict[str, Any], words: str
+) -> None:
+    model = tensorflow_models.path("several_signatures")
+    with pytest.raises(UsageError) as refused:  # noqa: PT011 - the words are looked at below
+        kept_child.convert(tmp_path / "out", model, keeps_signatures=True, **options)
+
+    assert words in str(refused.value)
+
+
+def test_an_error_of_tensorflow_is_one_sentence(
+    kept_child: KeptChild, tensorflow_models: TensorFlowModels, tmp_path: Path
+) -> None:
+    with pytest.raises(ConversionError, match="MyCompanyMul") as refused:
+        kept_child.convert(tmp_path / "out", tensorflow_models.path("unknown_op"))
+
+    assert "\n" not in str(refused.value)
