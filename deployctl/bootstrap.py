@@ -16,6 +16,7 @@ from deployctl.config.settings import RuntimeName, Settings, TargetSettings
 from deployctl.domain.clock import Observer
 from deployctl.domain.names import ModelName, TargetName, VersionNumber
 from deployctl.errors import SettingsError, TargetNotFoundError
+from deployctl.lineage.journal import FileOperationJournal
 from deployctl.operations.context import Context
 from deployctl.operations.target import Target
 from deployctl.system import SystemClock, find_actor, new_operation
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
     from deployctl.serving.interface import ServingRuntime, TargetLock
 
 
+# Set for a process that runs an operation for another, which has told its id already.
+OPERATION_VARIABLE = "_DEPLOYCTL_OPERATION"
 # How long a command that can do without the database waits for it.
 _INCIDENT_PATIENCE_S = 1.5
 
@@ -47,7 +50,9 @@ class Deployment:
         self._without_database = without_database
         clock = SystemClock()
         actor = find_actor(os.environ, ["deployctl", *sys.argv[1:]])
-        self.context = Context(actor, new_operation(clock.now()), clock, observer)
+        operation = os.environ.pop(OPERATION_VARIABLE, "") or new_operation(clock.now())
+        journal = FileOperationJournal(settings.state_path / "operations", clock, observer.warn)
+        self.context = Context(actor, operation, clock, journal, observer)
 
     @cached_property
     def repository(self) -> ModelRepository:
@@ -197,7 +202,8 @@ class Deployment:
     def _lock(self, target: TargetName) -> TargetLock:
         from deployctl.serving.lock import FileTargetLock
 
-        return FileTargetLock(self.settings.state_path / target / "operation.lock", self.context.actor)
+        context = self.context
+        return FileTargetLock(self.settings.state_path / target, context.actor, context.operation, context.clock)
 
     def close(self) -> None:
         """Closes what was opened."""

@@ -34,7 +34,8 @@
     ├── RestoredError                   exit 5: failed, the previous revision serves again
     ├── DegradedError                   exit 6: failed and could not be restored
     ├── LockedError                     exit 7
-    │   └── FrozenError
+    │   ├── FrozenError
+    │   └── LeaseLostError
     ├── PreconditionError               exit 8
     │   └── ConcurrentChangeError
     ├── NotFoundError                   exit 9
@@ -43,6 +44,7 @@
     │   ├── LabelNotFoundError
     │   ├── TargetNotFoundError
     │   ├── RevisionNotFoundError
+    │   ├── OperationNotFoundError
     │   └── ImageMissingError
     └── DependencyError                 exit 10: server, engine, store or database unavailable
         ├── EngineError
@@ -269,6 +271,12 @@ class LockedError(DeployctlError):
     retryable = True
 
 
+class LeaseLostError(LockedError):
+    """What the operation held was given to another; it stopped where it was."""
+
+    retryable = False
+
+
 class FrozenError(LockedError):
     """Nothing is to be promoted there now."""
 
@@ -328,6 +336,13 @@ class TargetNotFoundError(NotFoundError):
 
     def __init__(self, target: str) -> None:
         super().__init__(f"there is no target {target!r} in the settings", hint="deployctl config show")
+
+
+class OperationNotFoundError(NotFoundError):
+    """No operation of that id is known here."""
+
+    def __init__(self, operation: str) -> None:
+        super().__init__(f"no operation {operation!r} is known here", hint="deployctl op list")
 
 
 class RevisionNotFoundError(NotFoundError):

@@ -22,23 +22,37 @@ def write_durably(path: Path, text: str) -> None:
     Raises:
         OSError: it cannot be written; `path` is as it was.
     """
+    _replace(path, text, durable=True)
+    directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)
+
+
+def replace_text(path: Path, text: str) -> None:
+    """Replaces `path` by `text` as `write_durably` does, but for a machine that stops: for what ends with it.
+
+    Raises:
+        OSError: it cannot be written; `path` is as it was.
+    """
+    _replace(path, text, durable=False)
+
+
+def _replace(path: Path, text: str, *, durable: bool) -> None:
     descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     try:
         with open(descriptor, "w", encoding="utf-8") as file:
             # A server that runs as another user reads it through its mount.
             os.fchmod(file.fileno(), 0o644)
             file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
+            if durable:
+                file.flush()
+                os.fsync(file.fileno())
         os.replace(temporary, path)
     except BaseException:
         os.unlink(temporary)
         raise
-    directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)
 
 
 def sweep(path: Path) -> None:

@@ -50,6 +50,13 @@ def references(context: typer.Context, incomplete: str) -> list[str]:
     return [f"{model}@{offer}" for offer in offers if offer.startswith(selector)]
 
 
+def operations(context: typer.Context, incomplete: str) -> list[str]:
+    """Offers the operations that are known, newest first."""
+    settings = _settings(context)
+    found = sorted((settings.state_path / "operations").glob("*.json"), reverse=True) if settings else []
+    return [path.stem for path in found if path.stem.startswith(incomplete)][:_MOST]
+
+
 def _settings(context: typer.Context) -> Settings | None:
     from deployctl.config.load import load
     from deployctl.errors import DeployctlError

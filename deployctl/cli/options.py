@@ -85,4 +85,6 @@ IfCurrentOption = Annotated[
     int | None,
     typer.Option("--if-current", min=0, help="Act only if this revision is current (0: none is). Else exit 8."),
 ]
+NO_WAIT = "--no-wait"
+NoWaitOption = Annotated[bool, typer.Option(NO_WAIT, help="Print the operation's id, and let it go on by itself.")]
 DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and do nothing.")]

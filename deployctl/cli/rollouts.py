@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from deployctl.cli import completion
+from deployctl.cli.detached import begin
 from deployctl.cli.options import (
     DryRunOption,
     IfCurrentOption,
+    NoWaitOption,
     OptionalModelArgument,
     Output,
     OutputOption,
@@ -46,20 +48,28 @@ def promote(
     if_current: IfCurrentOption = None,
     timeout: TimeoutOption = None,
     break_glass: Annotated[
-        str, typer.Option(metavar="TICKET", help="Pass a freeze, under this ticket; `review` is owed then.")
+        str, typer.Option(metavar="TICKET", help="Pass a freeze and the gates, under this ticket; `review` is owed.")
+    ] = "",
+    allow_breaking: Annotated[
+        str, typer.Option(metavar="REASON", help="Accept that clients break; recorded with the reason.")
     ] = "",
     dry_run: DryRunOption = False,
+    no_wait: NoWaitOption = False,
     output: OutputOption = Output.TABLE,
 ) -> None:
     """Make a version the one that clients reach.
 
-    It is loaded and probed beside the old one first, and the old one is let go last. Exit 5 if it failed and the
-    previous state was restored and verified, 6 if that failed too.
+    The target's gates judge it; exit 3 if one refuses. Then it is loaded and probed beside the old one, which is let
+    go last. Exit 5 if it failed and the previous state was restored and verified, 6 if that failed too.
     """
     from deployctl.domain.names import parse_label_name
     from deployctl.domain.reference import parse_reference
     from deployctl.operations.promote import Promote, PromoteRequest
+    from deployctl.validation import Wishes, promotion_judge
 
+    if no_wait:
+        begin(context, output)
+        return
     with session(context).open() as deployment:
         place = deployment.target(target)
         request = PromoteRequest(
@@ -71,7 +81,13 @@ def promote(
             dry_run=dry_run,
             break_glass=break_glass,
         )
-        promotion = Promote(place, deployment.context)(request)
+        judge = promotion_judge(deployment, place.name, Wishes(allow_breaking=allow_breaking))
+        promotion = Promote(place, deployment.context, judge)(request)
+    show_promotion(promotion, output)
+
+
+def show_promotion(promotion: Promotion, output: Output) -> None:
+    """Writes the outcome of a promotion."""
     if output is Output.JSON:
         write_json("promote", asdict(promotion))
     elif output is Output.NAME:
@@ -109,6 +125,7 @@ def rollback(
     if_current: IfCurrentOption = None,
     timeout: TimeoutOption = None,
     dry_run: DryRunOption = False,
+    no_wait: NoWaitOption = False,
     output: OutputOption = Output.TABLE,
 ) -> None:
     """Return to what served before.
@@ -119,6 +136,9 @@ def rollback(
     from deployctl.domain.reference import ByNumber, parse_reference
     from deployctl.operations.rollback import Rollback, RollbackRequest
 
+    if no_wait:
+        begin(context, output)
+        return
     to_version = None
     if "@" in model and to_revision is not None:
         raise UsageError(f"{model} names a version and --to a revision: give one of them")
@@ -140,6 +160,11 @@ def rollback(
         )
         result = Rollback(place, deployment.context)(request)
         spooled = deployment.lineage.offline
+    show_rollback(result, spooled=spooled, output=output)
+
+
+def show_rollback(result: RolledBack, *, spooled: bool, output: Output) -> None:
+    """Writes the outcome of a rollback; `spooled` where the database does not have it yet."""
     if output is Output.JSON:
         document = asdict(result)
         document["class"] = document.pop("rollout_class").value

@@ -33,6 +33,7 @@ class EventKind(StrEnum):
     VERSION_RELEASED = "version.released"
     VERSION_VALIDATED = "version.validated"
     REVISION_REVIEWED = "revision.reviewed"
+    LOCK_RELEASED = "lock.released"
 
 
 @dataclass(frozen=True, slots=True)

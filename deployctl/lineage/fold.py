@@ -13,6 +13,7 @@ from deployctl.errors import ConcurrentChangeError, RevisionNotFoundError
 from deployctl.lineage.projections import (
     Effect,
     Frozen,
+    Noted,
     Quarantined,
     Released,
     RevisionOpened,
@@ -75,6 +76,8 @@ def fold(connection: Connection, effect: Effect, sequence: int) -> None:
             for record in records:
                 connection.execute(delete(verdicts).where(verdicts.c.key == record.key))
                 connection.execute(insert(verdicts), verdict_to_row(record, sequence))
+        case Noted():
+            pass
         case _:
             assert_never(effect)
 

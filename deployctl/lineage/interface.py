@@ -12,6 +12,7 @@ from deployctl.domain.event import Event, EventKind, NewEvent
 from deployctl.domain.hold import Freeze, GateRecord, Quarantine
 from deployctl.domain.manifest import Manifest
 from deployctl.domain.names import Digest, ModelName, TargetName, VersionNumber
+from deployctl.domain.operation import OperationRecord, OperationRequest, Phase
 from deployctl.domain.revision import Revision
 
 
@@ -118,3 +119,42 @@ class LineageStore(abc.ABC):
 
         An audit compares it with the events, since a chain that lost its end is a shorter chain, and whole.
         """
+
+
+class RunningOperation(abc.ABC):
+    """The journal of an operation, as the operation itself writes it."""
+
+    @abc.abstractmethod
+    def enter(self, phase: Phase) -> None:
+        """Writes that `phase` is about to begin."""
+
+    @abc.abstractmethod
+    def end(self, outcome: str) -> None:
+        """Says with which words the operation ends, unless an error ends it."""
+
+
+class OperationJournal(abc.ABC):
+    """What operations are under way, were cut off, or have ended lately."""
+
+    @abc.abstractmethod
+    def open(self, operation: str, request: OperationRequest, actor: str) -> AbstractContextManager[RunningOperation]:
+        """Journals an operation while the block runs; how the block ends is how the operation ends.
+
+        A journal that cannot be written keeps no operation from running.
+        """
+
+    @abc.abstractmethod
+    def operations(self) -> tuple[OperationRecord, ...]:
+        """Returns the operations that are known, newest first."""
+
+    @abc.abstractmethod
+    def operation(self, operation: str) -> OperationRecord:
+        """Returns one operation.
+
+        Raises:
+            OperationNotFoundError: none of that id is known.
+        """
+
+    @abc.abstractmethod
+    def settle(self, operation: str, *, by: str) -> None:
+        """Writes that what an interrupted operation left was put right by another."""

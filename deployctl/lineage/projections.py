@@ -143,6 +143,11 @@ class Validated:
     records: tuple[GateRecord, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class Noted:
+    """Something that is only history: nothing else in the database tells of it."""
+
+
 Effect = (
     VersionRecorded
     | TargetChanged
@@ -154,6 +159,7 @@ Effect = (
     | Quarantined
     | Released
     | Validated
+    | Noted
 )
 
 
@@ -206,6 +212,8 @@ def _effect(event: NewEvent) -> Effect:
     match event.kind:
         case EventKind.VERSION_PUBLISHED | EventKind.VERSION_ADOPTED:
             return _version_recorded(_model(event), event.data)
+        case EventKind.LOCK_RELEASED:
+            return Noted()
         case EventKind.TARGET_STARTED:
             return _target_changed(event, running=True)
         case EventKind.TARGET_STOPPED:

@@ -8,10 +8,11 @@ from types import MappingProxyType
 
 from deployctl.domain.event import EventKind
 from deployctl.domain.names import TargetName
+from deployctl.domain.operation import OperationRequest, Phase
 from deployctl.domain.serving import Endpoints, ServerCondition, ServingConfig
 from deployctl.errors import DatabaseError, ServerStartError
 from deployctl.operations.context import Context
-from deployctl.operations.rollout import CALL_TIMEOUT_S, Rollout
+from deployctl.operations.leased import CALL_TIMEOUT_S, LeasedTarget, leased, recorded_without_standby
 from deployctl.operations.target import Target
 
 
@@ -49,20 +50,22 @@ class BringUp:
             StorageError: a recorded version's directory is gone.
         """
         started = self.context.clock.monotonic()
-        rollout = Rollout(self.target, self.context)
-        with rollout.locked(f"up {self.target.name}"):
+        request = OperationRequest("up", self.target.name, self.target.name)
+        with leased(self.target, self.context, request) as place:
             was = self.target.runtime.state(timeout_s=CALL_TIMEOUT_S)
             for model, revision in self.target.recorded().items():
-                rollout.fetch(model, revision.desired)
-            endpoints = _with_what_loads(rollout, lambda config: self.target.runtime.up(config, timeout_s=timeout_s))
+                place.fetch(model, revision.desired)
+            place.running.enter(Phase.LOAD)
+            endpoints = _with_what_loads(place, lambda config: self.target.runtime.up(config, timeout_s=timeout_s))
             running = was.condition is ServerCondition.READY
             if running:
-                rollout.put_all_back()
+                place.put_all_back()
             now = self.target.runtime.state(timeout_s=CALL_TIMEOUT_S)
             replaced = running and was.identity != now.identity
             if replaced or not running:
                 _record(self.target, self.context, EventKind.TARGET_STARTED, endpoints, reason, now.identity)
-        outcome = "replaced" if replaced else "already running" if running else "started"
+            outcome = "replaced" if replaced else "already running" if running else "started"
+            place.running.end(outcome)
         return TargetChange(self.target.name, outcome, endpoints, self.context.clock.monotonic() - started)
 
 
@@ -84,17 +87,17 @@ class Restart:
             PortTakenError, ServerStartError: see `ServingRuntime.up`.
         """
         started = self.context.clock.monotonic()
-        rollout = Rollout(self.target, self.context)
-        with rollout.locked(f"restart {self.target.name}", settle=False):
+        request = OperationRequest("restart", self.target.name, self.target.name)
+        with leased(self.target, self.context, request, settle=False) as place:
             for model, revision in self.target.recorded().items():
-                rollout.fetch(model, revision.desired)
-            endpoints = _with_what_loads(
-                rollout, lambda config: self.target.runtime.restart(config, timeout_s=timeout_s)
-            )
-            rollout.settle_interrupted()
-            rollout.put_all_back()
+                place.fetch(model, revision.desired)
+            place.running.enter(Phase.LOAD)
+            endpoints = _with_what_loads(place, lambda config: self.target.runtime.restart(config, timeout_s=timeout_s))
+            place.settle_interrupted(None)
+            place.put_all_back()
             identity = self.target.runtime.state(timeout_s=CALL_TIMEOUT_S).identity
             _record(self.target, self.context, EventKind.TARGET_STARTED, endpoints, reason, identity)
+            place.running.end("restarted")
         return TargetChange(self.target.name, "restarted", endpoints, self.context.clock.monotonic() - started)
 
 
@@ -112,12 +115,14 @@ class TakeDown:
             LockedError: another operation works on the target.
         """
         started = self.context.clock.monotonic()
-        with self.target.lock.hold(purpose=f"down {self.target.name}", timeout_s=self.target.lock_timeout_s):
+        request = OperationRequest("down", self.target.name, self.target.name)
+        with leased(self.target, self.context, request, settle=False) as place:
             endpoints = self.target.runtime.state(timeout_s=CALL_TIMEOUT_S).endpoints
             stopped = self.target.runtime.down(timeout_s=timeout_s)
             if stopped:
                 self._record(endpoints, reason)
-        outcome = "stopped" if stopped else "not running"
+            outcome = "stopped" if stopped else "not running"
+            place.running.end(outcome)
         return TargetChange(self.target.name, outcome, endpoints, self.context.clock.monotonic() - started)
 
     def _record(self, endpoints: Endpoints, reason: str) -> None:
@@ -128,25 +133,19 @@ class TakeDown:
             self.context.observer.warn(f"that {self.target.name} was stopped could not be recorded: {error}")
 
 
-def _with_what_loads(rollout: Rollout, start: Callable[[ServingConfig], Endpoints]) -> Endpoints:
+def _with_what_loads(place: LeasedTarget, start: Callable[[ServingConfig], Endpoints]) -> Endpoints:
     """Starts a server with all that is recorded, or without standby versions where it ends because of one.
 
     A version that does not load while the server starts makes TensorFlow Serving give up the start.
     """
-    target = rollout.target
-    wanted = target.recorded_config()
+    wanted = place.target.recorded_config()
     try:
         return start(wanted)
     except ServerStartError as error:
-        needed = target.config(
-            {
-                model: revision.desired.without(revision.desired.standby(target.routing))
-                for model, revision in target.recorded().items()
-            }
-        )
+        needed = recorded_without_standby(place.target)
         if needed == wanted:
             raise
-        rollout.context.observer.warn(f"{error}; starting without standby versions")
+        place.context.observer.warn(f"{error}; starting without standby versions")
         return start(needed)
 
 

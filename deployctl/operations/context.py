@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 from deployctl.domain.clock import Clock, Observer
 from deployctl.domain.event import Actor, EventKind, NewEvent
 from deployctl.domain.names import ModelName, TargetName
+from deployctl.lineage.interface import OperationJournal
 
 T = TypeVar("T")
 
@@ -27,6 +28,7 @@ class Context:
     actor: Actor
     operation: str
     clock: Clock
+    journal: OperationJournal
     observer: Observer = field(default_factory=Observer)
 
     def event(

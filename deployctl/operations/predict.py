@@ -13,8 +13,8 @@ from deployctl.errors import (
     NotFoundError,
     ServerUnavailableError,
 )
+from deployctl.operations.leased import CALL_TIMEOUT_S
 from deployctl.operations.resolve import resolve
-from deployctl.operations.rollout import CALL_TIMEOUT_S
 from deployctl.operations.target import Target
 from deployctl.serving.interface import Prediction, PredictionRequest, ServedSpec
 

@@ -7,12 +7,14 @@ from dataclasses import dataclass
 
 from deployctl.domain.duration import format_duration
 from deployctl.domain.names import STABLE, ModelName, TargetName, VersionNumber
+from deployctl.domain.operation import OperationRequest
 from deployctl.domain.revision import Revision, RevisionKind, RevisionState
 from deployctl.domain.transition import last_known_good, restored, rollback_version
 from deployctl.errors import DependencyError, ModelNotFoundError, RevisionNotFoundError, VersionNotFoundError
 from deployctl.operations.context import Context
 from deployctl.operations.holds import check_not_quarantined, quarantine_of
-from deployctl.operations.rollout import Change, Rollout, RolloutClass
+from deployctl.operations.leased import leased
+from deployctl.operations.rollout import Change, Rollout, RolloutClass, check_current
 from deployctl.operations.target import Target
 
 # Further back than anyone returns without naming the revision.
@@ -73,11 +75,13 @@ class Rollback:
             RestoredError, DegradedError: see `Rollout`.
         """
         started = self.context.clock.monotonic()
-        rollout = Rollout(self.target, self.context)
-        with rollout.locked(f"rollback {request.model}", settle=not request.dry_run):
+        target = self.target
+        with leased(target, self.context, self._operation(request), dry_run=request.dry_run) as place:
             served = self._served(request.model)
+            check_current(target, request.model, request.if_current)
             goal, version = self._goal(request, served)
-            current = served[0]
+            before = served[0].desired
+            after = restored(before, goal.desired, routing=target.routing, warm_standby=target.warm_standby)
             change = Change(
                 model=request.model,
                 version=version,
@@ -85,29 +89,26 @@ class Rollback:
                 kind=RevisionKind.ROLLBACK,
                 reason=request.reason,
                 timeout_s=request.timeout_s,
-                if_current=request.if_current,
                 restores=goal.number,
             )
-            rollout.check_current(change)
+            rollout = Rollout(place)
             rollout_class = rollout.classify(request.model, version)
             estimate_s = estimate(served, rollout_class)
-            previous = current.desired.live(self.target.routing)
-            after = restored(
-                current.desired, goal.desired, routing=self.target.routing, warm_standby=self.target.warm_standby
-            )
+            previous = before.live(target.routing)
             revision, outcome = None, "planned"
-            if after == current.desired:
-                revision, outcome = current.number, "unchanged"
+            if after == before:
+                revision, outcome = served[0].number, "unchanged"
                 if not request.dry_run:
-                    rollout.require_ready()
-                    rollout.put_back(request.model, after)
+                    place.require_ready()
+                    place.put_back(request.model, after)
             else:
                 self._announce(change, previous, rollout_class, estimate_s)
             if outcome == "planned" and not request.dry_run:
-                revision, outcome = rollout(change, current.desired, after).revision, "serving"
+                revision, outcome = rollout(change, before, after).revision, "serving"
+            place.running.end(outcome)
         return RolledBack(
             model=request.model,
-            target=self.target.name,
+            target=target.name,
             version=version,
             previous_version=previous,
             revision=revision,
@@ -117,6 +118,16 @@ class Rollback:
             estimate_s=estimate_s,
             duration_s=self.context.clock.monotonic() - started,
         )
+
+    def _operation(self, request: RollbackRequest) -> OperationRequest:
+        subject = f"{request.model}@{request.to_version}" if request.to_version is not None else request.model
+        repeat = {
+            "to_revision": request.to_revision,
+            "to_version": request.to_version,
+            "reason": request.reason,
+            "timeout_s": request.timeout_s,
+        }
+        return OperationRequest("rollback", subject, self.target.name, request.model, repeat)
 
     def _served(self, model: ModelName) -> list[Revision]:
         revisions = self.target.lineage.revisions(self.target.name, model, limit=_LOOK_BACK)

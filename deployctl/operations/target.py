@@ -37,6 +37,10 @@ class Target:
         """Returns the newest revision that served, by model."""
         return {revision.model: revision for revision in self.lineage.current(self.name)}
 
+    def current(self, model: ModelName) -> Revision | None:
+        """Returns the newest revision of `model` that served."""
+        return self.recorded().get(model)
+
     def config(self, desired: dict[ModelName, Desired]) -> ServingConfig:
         """Returns what the server is told for `desired`; standby versions whose directories are gone are left out.
 

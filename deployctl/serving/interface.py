@@ -9,7 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from deployctl.domain.lease import LeaseRecord
 from deployctl.domain.names import LabelName, ModelName, VersionNumber
+from deployctl.domain.revision import Desired
 from deployctl.domain.saved_model import Signature
 from deployctl.domain.serving import Endpoints, ServerState, ServingConfig, VersionStatus
 
@@ -51,15 +53,61 @@ class Prediction:
     outputs: Any
 
 
-class TargetLock(abc.ABC):
-    """Keeps operations on one target apart. It is let go when its holder's process ends, however it ends."""
+@dataclass(slots=True)
+class Turn:
+    """One change of what the target's server is told; see `Lease.turn`.
+
+    Attributes:
+        others: what other operations that are under way have applied, by model.
+        applied: what this one has applied; to be set once the server has it.
+    """
+
+    others: Mapping[ModelName, Desired]
+    applied: Desired | None = None
+
+
+class Lease(abc.ABC):
+    """The right to change one model on a target, or all of them."""
 
     @abc.abstractmethod
-    def hold(self, *, purpose: str, timeout_s: float) -> AbstractContextManager[None]:
-        """Holds the lock while the block runs; `purpose` is shown to whoever waits.
+    def turn(self, *, timeout_s: float) -> AbstractContextManager[Turn]:
+        """Keeps every other change of the target's server away while the block runs.
+
+        Each change replaces the configuration of all models, so operations on several models take turns.
 
         Raises:
-            LockedError: another operation still held it after `timeout_s` seconds; says who and what for.
+            LeaseLostError: the lease was released by somebody or ran out; nothing may be changed any more.
+            LockedError: another operation's turn had not ended after `timeout_s` seconds.
+        """
+
+
+class TargetLock(abc.ABC):
+    """Keeps operations on one target apart, by model. A lease ends with its holder's process, however that ends."""
+
+    @abc.abstractmethod
+    def hold(self, *, model: ModelName | None, purpose: str, timeout_s: float) -> AbstractContextManager[Lease]:
+        """Holds a lease on `model`, or on the whole target, while the block runs.
+
+        Args:
+            model: None for the whole target.
+            purpose: shown to whoever waits.
+            timeout_s: how long to wait for another operation.
+
+        Raises:
+            LockedError: another operation still held it then; says who and what for.
+            StorageError: leases cannot be kept.
+        """
+
+    @abc.abstractmethod
+    def leases(self) -> tuple[LeaseRecord, ...]:
+        """Returns the leases that are held, by model; one of the whole target first."""
+
+    @abc.abstractmethod
+    def release(self, model: ModelName | None) -> LeaseRecord:
+        """Takes a lease from its holder, who changes nothing from then on, and returns it.
+
+        Raises:
+            NotFoundError: exactly this lease is not held.
         """
 
 

@@ -24,6 +24,7 @@ from deployctl.lineage.mirrored import MirroredLineageStore
 from deployctl.lineage.projections import (
     Effect,
     Frozen,
+    Noted,
     Quarantined,
     Released,
     RevisionOpened,
@@ -187,6 +188,8 @@ def _fold(state: _State, change: Effect) -> None:
             state.quarantines[quarantine.digest] = quarantine
         case Released(digest):
             state.quarantines.pop(digest, None)
+        case Noted():
+            pass
         case Validated(records):
             state.verdicts |= {record.key: record for record in records}
         case RevisionOpened(revision):
@@ -254,6 +257,12 @@ def frozen(
 def unfrozen(*, target: TargetName = TARGET, model: ModelName | None = None) -> NewEvent:
     """Returns the event of a freeze's end."""
     return NewEvent(EventKind.TARGET_UNFROZEN, NOW, ACTOR, "op-5", model, target, "", {})
+
+
+def lock_released(*, target: TargetName = TARGET, model: ModelName | None = MODEL) -> NewEvent:
+    """Returns the event of a lock that was taken from its holder."""
+    data = {"owner": "grace@laptop", "purpose": "promote half@2", "operation": "op-3", "token": 7}
+    return NewEvent(EventKind.LOCK_RELEASED, NOW, ACTOR, "op-6", model, target, "stuck", data)
 
 
 def quarantined(manifest: Manifest | None = None, *, released: bool = False) -> NewEvent:

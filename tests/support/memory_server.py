@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -22,13 +21,12 @@ from deployctl.domain.serving import (
 )
 from deployctl.errors import (
     InvalidRequestError,
-    LockedError,
     NotFoundError,
     ServerRefusedError,
     ServerStartError,
     ServerUnavailableError,
 )
-from deployctl.serving.interface import Prediction, PredictionRequest, ServedSpec, ServingRuntime, TargetLock
+from deployctl.serving.interface import Prediction, PredictionRequest, ServedSpec, ServingRuntime
 
 ADDRESS = "127.0.0.1:8500"
 Key = tuple[ModelName, VersionNumber]
@@ -89,23 +87,6 @@ class Fuse:
                 act()
 
         self.hook = hook
-
-
-class InMemoryLock(TargetLock):
-    """Knows only whether it is held."""
-
-    def __init__(self) -> None:
-        self.purpose: str | None = None
-
-    @contextmanager
-    def hold(self, *, purpose: str, timeout_s: float) -> Iterator[None]:
-        if self.purpose is not None:
-            raise LockedError(f"in use by {self.purpose}")
-        self.purpose = purpose
-        try:
-            yield
-        finally:
-            self.purpose = None
 
 
 @dataclass

@@ -13,6 +13,7 @@ from deployctl.domain.names import LabelName, ModelName, TargetName, VersionNumb
 from deployctl.domain.reference import parse_reference
 from deployctl.domain.revision import Desired, Revision, Routing
 from deployctl.lineage.interface import LineageTransaction
+from deployctl.lineage.journal import FileOperationJournal
 from deployctl.operations.bring_up import BringUp, TakeDown, TargetChange
 from deployctl.operations.context import Context
 from deployctl.operations.holds import Holds
@@ -20,9 +21,11 @@ from deployctl.operations.promote import Promote, PromoteRequest, Promotion
 from deployctl.operations.rollback import Rollback, RollbackRequest, RolledBack
 from deployctl.operations.target import Target
 from deployctl.repository.local import LocalModelRepository
+from deployctl.serving.lock import FileTargetLock
 from tests.support.lineage import InMemoryLineageStore
-from tests.support.memory_server import Fuse, InMemoryLock, InMemoryServer, ManualClock
+from tests.support.memory_server import Fuse, InMemoryServer, ManualClock
 
+ADA = Actor("ada", "build-1")
 LOCAL = TargetName("local")
 HALF = ModelName("half")
 
@@ -76,11 +79,12 @@ class World:
     clock: ManualClock = field(default_factory=ManualClock)
     fuse: Fuse = field(default_factory=Fuse)
     journal: Journal = field(default_factory=Journal)
+    operations: int = 0
 
     def __post_init__(self) -> None:
         self.server = InMemoryServer(self.clock, self.fuse)
         self.lineage = FusedLineageStore(self.fuse)
-        self.lock = InMemoryLock()
+        self.state = self.directory.with_name(f"{self.directory.name}.state")
         self.repository = LocalModelRepository(self.directory, self.clock)
         self.directory.mkdir(parents=True, exist_ok=True)
 
@@ -92,7 +96,7 @@ class World:
             runtime=self.server,
             repository=self.repository,
             lineage=self.lineage,
-            lock=self.lock,
+            lock=self.lock(),
             routing=self.routing,
             warm_standby=self.warm_standby,
             lock_timeout_s=1.0,
@@ -100,7 +104,13 @@ class World:
 
     @property
     def context(self) -> Context:
-        return Context(Actor("ada", "build-1"), f"op-{self.clock.seconds}", self.clock, self.journal)
+        self.operations += 1
+        operations = FileOperationJournal(self.state / "operations", self.clock, self.journal.warn)
+        return Context(ADA, f"op-{self.operations:04}", self.clock, operations, self.journal)
+
+    def lock(self, operation: str = "op-0000") -> FileTargetLock:
+        """Returns the lock of the target, for an operation."""
+        return FileTargetLock(self.state / LOCAL, ADA, operation, self.clock)
 
     def add(self, *versions: int, model: str = HALF) -> None:
         """Puts version directories into the repository, without manifests."""

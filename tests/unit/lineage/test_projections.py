@@ -32,6 +32,7 @@ from tests.support.lineage import (
     InMemoryLineageStore,
     a_manifest,
     frozen,
+    lock_released,
     pending,
     published,
     quarantined,
@@ -226,6 +227,7 @@ def test_every_kind_of_event_has_an_effect() -> None:
         quarantined(),
         quarantined(released=True),
         validated("key"),
+        lock_released(),
     ]
 
     assert {sample.kind for sample in samples} == set(EventKind)

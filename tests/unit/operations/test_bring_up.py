@@ -58,7 +58,7 @@ def test_down_stops_the_server_though_it_cannot_be_recorded(world: World) -> Non
 
 
 def test_up_and_down_wait_for_another_operation(world: World) -> None:
-    with world.lock.hold(purpose="promote half@2", timeout_s=0):
+    with world.lock().hold(model=HALF, purpose="promote half@2", timeout_s=0):
         with pytest.raises(LockedError):
             world.up()
         with pytest.raises(LockedError):
@@ -97,4 +97,4 @@ def test_up_after_a_killed_promotion_serves_what_served_before_it(world: World) 
 
     assert world.server.labels(HALF) == {"stable": 1}
     assert world.unsettled() == ()
-    assert "revision 2 of half by ada@build-1 was interrupted" in world.journal.warnings[0]
+    assert world.journal.warnings[0].startswith("promote half@2 by ada@build-1 (operation op-0003) was interrupted")

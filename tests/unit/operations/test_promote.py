@@ -171,7 +171,10 @@ def test_a_dry_run_changes_nothing(world: World) -> None:
 
 
 def test_another_operation_on_the_target_is_waited_for_and_then_named(world: World) -> None:
-    with world.lock.hold(purpose="rollback half", timeout_s=0), pytest.raises(LockedError, match="rollback half"):
+    with (
+        world.lock().hold(model=HALF, purpose="rollback half", timeout_s=0),
+        pytest.raises(LockedError, match="rollback half"),
+    ):
         world.promote(1)
 
 
