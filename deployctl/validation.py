@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING
 
 from deployctl import __version__
 from deployctl.config.settings import RuntimeName, TargetSettings
-from deployctl.errors import SettingsError
+from deployctl.errors import InvalidRequestError, SettingsError
 
 if TYPE_CHECKING:
     from deployctl.bootstrap import Deployment
     from deployctl.domain.manifest import Manifest
     from deployctl.domain.names import ModelName, TargetName, VersionNumber
+    from deployctl.gates.golden import GoldenFile
     from deployctl.gates.interface import Candidate, Gate
     from deployctl.gates.scratch import ScratchServer
     from deployctl.operations.admission import Judge
@@ -32,10 +33,14 @@ class Wishes:
     Attributes:
         gates: the gates to run; () for those of the target.
         allow_breaking: the reason for which a breaking change is accepted, "" for none.
+        golden: the file of golden records, None for the model's.
+        against_live: whether golden answers are held against the serving version's.
     """
 
     gates: tuple[str, ...] = ()
     allow_breaking: str = ""
+    golden: Path | None = None
+    against_live: bool = False
 
 
 class GateMaker:
@@ -82,6 +87,7 @@ class GateMaker:
             "ops": self._ops,
             "warmup": self._warmup,
             "load": self._load,
+            "golden": self._golden,
         }
 
     def _integrity(self) -> Gate:
@@ -127,6 +133,35 @@ class GateMaker:
         return LoadGate(
             self._scratch, server=self._server(), timeout_s=settings.timeout_s, max_memory=settings.max_memory
         )
+
+    def _golden(self) -> Gate:
+        from deployctl.domain.golden import Tolerance
+        from deployctl.gates.golden import GoldenGate
+
+        settings = self.target.gate.golden
+        return GoldenGate(
+            self._scratch,
+            self._golden_file,
+            tolerance=Tolerance(settings.rtol, settings.atol),
+            timeout_s=self.target.gate.load.timeout_s,
+            against_live=self.wishes.against_live,
+            max_changed=settings.max_changed,
+        )
+
+    @cached_property
+    def _golden_file(self) -> GoldenFile:
+        from deployctl.domain.golden import parse_golden
+        from deployctl.gates.golden import GoldenFile
+
+        path = self.wishes.golden or self._path(self.target.gate.golden.file.replace("{model}", self.model or "model"))
+        try:
+            return GoldenFile(str(path), parse_golden(path.read_text(encoding="utf-8"), str(path)))
+        except FileNotFoundError as error:
+            if self.wishes.golden is not None:
+                raise InvalidRequestError(f"there is no file {path}", hint="deployctl golden record --help") from error
+            return GoldenFile(str(path), None)
+        except (OSError, UnicodeDecodeError) as error:
+            raise InvalidRequestError(f"cannot read {path}: {error}") from error
 
     def _server(self) -> str:
         """Returns what the scratch server is."""

@@ -47,7 +47,13 @@ def validate(
     ] = None,
     against: Annotated[
         str | None,
-        typer.Option(metavar="MODEL@REF|PATH", help="Hold it against this, not against what serves on the target."),
+        typer.Option(
+            metavar="live|MODEL@REF|PATH",
+            help="Hold it, and its golden answers, against what serves (live) or another version.",
+        ),
+    ] = None,
+    golden: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Golden records; default: the model's file in the settings.")
     ] = None,
     gate: Annotated[list[str] | None, typer.Option(help="Run this gate, not the target's; repeatable.")] = None,
     allow_breaking: Annotated[
@@ -66,11 +72,14 @@ def validate(
     from deployctl.operations.validate import check_passed
     from deployctl.validation import Wishes
 
-    wishes = Wishes(gates=tuple(gate or ()), allow_breaking=allow_breaking)
+    wishes = Wishes(
+        gates=tuple(gate or ()), allow_breaking=allow_breaking, golden=golden, against_live=against is not None
+    )
+    against = None if against == LIVE else against
     path = export_path(subject)
     if path is None and model is not None:
         raise UsageError(f"--model {model} is for a PATH, and {subject} names its model")
-    with _opened(context, path) as deployment:
+    with opened_for(context, path) as deployment:
         if path is None:
             report = _of_version(deployment, subject, target, against, wishes, fresh=fresh)
         else:
@@ -102,7 +111,7 @@ def export_path(subject: str) -> Path | None:
 
 
 @contextmanager
-def _opened(context: typer.Context, path: Path | None) -> Iterator[Deployment]:
+def opened_for(context: typer.Context, path: Path | None) -> Iterator[Deployment]:
     """Opens deployctl; an export may be judged where there are no settings."""
     import os
 
@@ -165,15 +174,19 @@ def _of_export(
 
 
 def _held_against(deployment: Deployment, version: Version, against: str, target: TargetName | None) -> Candidate:
-    from deployctl.cli.versions import resolve_reference
     from deployctl.gates.interface import Candidate
-    from deployctl.operations.candidate import of_export, of_version
 
-    path = export_path(against)
-    if path is not None:
-        other = of_export(deployment.reader, path)
-    else:
-        model, number = resolve_reference(deployment, against, target)
-        other = of_version(deployment.repository, deployment.reader, model, number, deployment.context.observer)
+    other = subject_version(deployment, against, export_path(against), target)
     model_of = version.manifest.model if version.manifest else None
     return Candidate(version, model_of, other, other)
+
+
+def subject_version(deployment: Deployment, subject: str, path: Path | None, target: str | None) -> Version:
+    """Returns the export at `path`, or, where that is None, the published version that `subject` names."""
+    from deployctl.cli.versions import resolve_reference
+    from deployctl.operations.candidate import of_export, of_version
+
+    if path is not None:
+        return of_export(deployment.reader, path)
+    model, number = resolve_reference(deployment, subject, target)
+    return of_version(deployment.repository, deployment.reader, model, number, deployment.context.observer)

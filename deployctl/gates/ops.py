@@ -82,7 +82,7 @@ class OpsGate(Gate):
         denied = sorted(set(graph.ops) & self._denied)
         problems = [f"op {op} {_place(graph, op)} is not to be run by a served model" for op in denied]
         problems += [f"op {op} {_place(graph, op)} is unknown to TensorFlow {self._tensorflow}" for op in unknown]
-        varying = sorted(op for op in graph.ops if known.get(op) and not _same_answer(op))
+        varying = varying_ops(graph, self._tensorflow)
         evidence = {
             "tensorflow": self._tensorflow,
             "kinds": len(graph.ops),
@@ -94,6 +94,12 @@ class OpsGate(Gate):
         if problems:
             return Verdict(Outcome.FAILED, problems[0], tuple(problems), evidence)
         return Verdict(Outcome.PASSED, f"ok{_notes(candidate, evidence)}", evidence=evidence)
+
+
+def varying_ops(graph: MetaGraph, tensorflow: str = "") -> list[str]:
+    """Returns the ops by which a version may answer the same request otherwise each time, in name order."""
+    known = registered_ops(nearest_listed(tensorflow))
+    return sorted(op for op in graph.ops if known.get(op) and not _same_answer(op))
 
 
 def listed_versions() -> tuple[str, ...]:

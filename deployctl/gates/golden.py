@@ -1,0 +1,208 @@
+"""Gate: recorded requests are answered as they were, or as the serving version answers them."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from deployctl.domain.golden import (
+    Difference,
+    GoldenRecord,
+    Tolerance,
+    columns,
+    difference,
+    not_finite,
+)
+from deployctl.domain.names import ModelName
+from deployctl.domain.saved_model import DEFAULT_SIGNATURE
+from deployctl.errors import DependencyError, InvalidRequestError, NotFoundError
+from deployctl.gates.interface import Candidate, Gate, Outcome, Reuse, Verdict, Version
+from deployctl.gates.ops import varying_ops
+from deployctl.gates.scratch import ScratchServer
+from deployctl.serving.interface import PredictionRequest, ServedSpec
+
+_CALL_TIMEOUT_S = 60.0
+_SHOWN = 10
+_WORST = 5
+_NOBODY = ServedSpec(ModelName("candidate"))
+
+
+@dataclass(frozen=True, slots=True)
+class GoldenFile:
+    """Golden records, and where they are.
+
+    Attributes:
+        records: None where there is no such file.
+    """
+
+    path: str
+    records: tuple[GoldenRecord, ...] | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Compared:
+    record: int
+    output: str
+    difference: Difference
+
+
+class GoldenGate(Gate):
+    """Refuses a version that answers golden requests wrongly.
+
+    Args:
+        against_live: whether the serving version's answers count, not the recorded ones.
+        max_changed: the share of records that may differ from the serving version's answers.
+    """
+
+    name = "golden"
+    reuse = Reuse.PASSED
+
+    def __init__(
+        self,
+        scratch: ScratchServer,
+        golden: GoldenFile,
+        *,
+        tolerance: Tolerance,
+        timeout_s: float,
+        against_live: bool = False,
+        max_changed: float = 0.0,
+    ) -> None:
+        self._scratch = scratch
+        self._golden = golden
+        self._tolerance = tolerance
+        self._timeout_s = timeout_s
+        self._against_live = against_live
+        self._max_changed = max_changed
+        self.compares = against_live
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        """What it was configured with; records count by what they say."""
+        lines = "\n".join(record.to_json() for record in self._golden.records or ())
+        return {
+            "records": hashlib.sha256(lines.encode("utf-8", "backslashreplace")).hexdigest(),
+            "rtol": self._tolerance.rtol,
+            "atol": self._tolerance.atol,
+            "against_live": self._against_live,
+            "max_changed": self._max_changed,
+        }
+
+    def judge(self, candidate: Candidate) -> Verdict:
+        """Returns FAILED with one problem for each output that is wrong, the worst first."""
+        records, serving = self._golden.records, candidate.serving
+        if not records:
+            return Verdict(Outcome.SKIPPED, f"there are no golden requests in {self._golden.path}")
+        if self._against_live and serving is None:
+            return Verdict(Outcome.SKIPPED, "nothing serves to compare with")
+        versions = [candidate.version, *([serving] if self._against_live and serving else [])]
+        for version in versions:
+            load = self._scratch.load(version, timeout_s=self._timeout_s)
+            if load.error:
+                words = f"{version.name} cannot be loaded: {load.error}"
+                return Verdict(Outcome.FAILED, words, (words,))
+        varying = varying_ops(candidate.version.served) if candidate.version.served else []
+        problems, compared = [], []
+        for number, record in enumerate(records, start=1):
+            found = self._answer(candidate.version, record)
+            if isinstance(found, str):
+                problems.append(f"record {number}: {found}")
+                continue
+            problems += [f"record {number}: {words}" for words in _plain_problems(candidate.version, record, found)]
+            expected: Any = record.outputs
+            if self._against_live and serving:
+                expected = self._answer(serving, record)
+            if isinstance(expected, Mapping) and not varying:
+                compared += list(self._compare(number, record, expected, found))
+        return self._verdict(len(records), problems, compared, varying)
+
+    def _answer(self, version: Version, record: GoldenRecord) -> dict[str, Any] | str:
+        """Returns what the version answers by output, or why it does not."""
+        signature = version.signatures.get(record.signature or DEFAULT_SIGNATURE)
+        if signature is None:
+            return f"there is no signature {record.signature or DEFAULT_SIGNATURE!r}"
+        request = PredictionRequest(_NOBODY, record.signature, record.instances, record.inputs)
+        try:
+            prediction = self._scratch.predict(version, request, grpc=True, timeout_s=_CALL_TIMEOUT_S)
+        except (InvalidRequestError, NotFoundError, DependencyError) as error:
+            return str(error)
+        return columns(prediction.outputs, rows=record.instances is not None, outputs=sorted(signature.outputs))
+
+    def _compare(
+        self, number: int, record: GoldenRecord, expected: Mapping[str, Any], found: Mapping[str, Any]
+    ) -> Iterator[_Compared]:
+        for output, value in sorted(expected.items()):
+            if output not in found:
+                yield _Compared(number, output, Difference("is absent"))
+                continue
+            tolerance = record.tolerance(output, self._tolerance)
+            yield _Compared(number, output, difference(value, found[output], tolerance, record.comparison(output)))
+
+    def _verdict(
+        self, count: int, problems: list[str], compared: Sequence[_Compared], varying: Sequence[str]
+    ) -> Verdict:
+        wrong = [each for each in compared if each.difference.problem]
+        wrong.sort(key=lambda each: -each.difference.max_abs)
+        changed = len({each.record for each in wrong})
+        evidence: dict[str, Any] = {"records": count, "changed": changed, "varying": list(varying)}
+        evidence |= {"outputs": _by_output(compared), "worst": [_shown(each) for each in wrong[:_WORST]]}
+        accepted = self._against_live and changed <= self._max_changed * count
+        if not accepted:
+            problems += [f"record {each.record}: output {each.output!r} {each.difference.problem}" for each in wrong]
+        if problems:
+            return Verdict(Outcome.FAILED, problems[0], tuple(problems[:_SHOWN]), evidence)
+        whose = "the serving version's answers" if self._against_live else "the recorded answers"
+        words = f"{count} records, {changed} differ from {whose}" if changed else f"{count} records as {whose}"
+        words += _words(evidence["outputs"]) if self._against_live else ""
+        if varying:
+            words = f"{count} records answered; not compared, since answers vary ({', '.join(varying)})"
+        return Verdict(Outcome.PASSED, words, evidence=evidence)
+
+
+def _plain_problems(version: Version, record: GoldenRecord, found: Mapping[str, Any]) -> Iterator[str]:
+    """What is wrong with an answer whatever was expected: numbers that are none, and other types than recorded."""
+    signature = version.signatures[record.signature or DEFAULT_SIGNATURE]
+    for output, value in sorted(found.items()):
+        number = not_finite(value)
+        if number is not None and not _expects_not_finite(record, output):
+            yield f"output {output!r} holds {number}"
+        dtype = signature.outputs[output].dtype if output in signature.outputs else ""
+        if record.dtypes.get(output, dtype) != dtype:
+            yield f"output {output!r} is {dtype}, not {record.dtypes[output]}"
+
+
+def _expects_not_finite(record: GoldenRecord, output: str) -> bool:
+    return record.outputs is not None and not_finite(record.outputs.get(output)) is not None
+
+
+def _by_output(compared: Sequence[_Compared]) -> dict[str, dict[str, Any]]:
+    """Returns largest and mean difference, and how often the first place agrees, by output."""
+    found: dict[str, dict[str, Any]] = {}
+    for output in sorted({each.output for each in compared}):
+        of_it = [each.difference for each in compared if each.output == output]
+        rows = sum(each.rows for each in of_it)
+        found[output] = {
+            "max_abs": max(each.max_abs for each in of_it),
+            "mean_abs": sum(each.mean_abs for each in of_it) / len(of_it),
+            "top1_agreement": sum(each.agreeing for each in of_it) / rows if rows else None,
+        }
+    return found
+
+
+def _words(outputs: Mapping[str, Mapping[str, Any]]) -> str:
+    words = ""
+    for name, of_it in outputs.items():
+        words += f"; {name} off by {of_it['max_abs']:.2g} at most, {of_it['mean_abs']:.2g} on average"
+        if of_it["top1_agreement"] is not None:
+            words += f", top 1 agrees in {of_it['top1_agreement']:.1%}"
+    return words
+
+
+def _shown(compared: _Compared) -> dict[str, Any]:
+    return {
+        "record": compared.record,
+        "output": compared.output,
+        "max_abs": compared.difference.max_abs,
+        "problem": compared.difference.problem,
+    }

@@ -1,0 +1,149 @@
+"""The golden gate and `golden record`, with real versions in a scratch server."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from deployctl.domain.golden import Comparison, GoldenRecord, Tolerance
+from deployctl.errors import InvalidRequestError
+from deployctl.gates.golden import GoldenFile, GoldenGate
+from deployctl.gates.interface import Candidate, Outcome, Verdict, Version
+from deployctl.gates.scratch import ScratchServer
+from deployctl.operations.candidate import of_export
+from deployctl.operations.golden import random_requests, record_answers
+from deployctl.savedmodel.reader import ProtobufSavedModelReader
+from deployctl.scratch import scratch_server
+from deployctl.serving.interface import Prediction, PredictionRequest, ServedSpec
+from tests.support.models import TensorFlowModels
+from tests.support.scratch import deployment
+from tests.support.world import HALF
+
+pytestmark = [pytest.mark.tensorflow, pytest.mark.xdist_group("golden")]
+
+READER = ProtobufSavedModelReader()
+
+
+@pytest.fixture(scope="module")
+def scratch(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ScratchServer]:
+    made = deployment(tmp_path_factory.mktemp("golden"))
+    with scratch_server(made, made.settings.targets[made.target_name(None)]) as server:
+        yield server
+
+
+def judge(
+    scratch: ScratchServer,
+    records: Sequence[GoldenRecord],
+    version: Version,
+    *,
+    serving: Version | None = None,
+    max_changed: float = 0.0,
+) -> Verdict:
+    gate = GoldenGate(
+        scratch,
+        GoldenFile("golden.jsonl", tuple(records)),
+        tolerance=Tolerance(1e-5, 1e-6),
+        timeout_s=60.0,
+        against_live=serving is not None,
+        max_changed=max_changed,
+    )
+    return gate.judge(Candidate(version, HALF, serving))
+
+
+def recorded(scratch: ScratchServer, version: Version, *requests: GoldenRecord) -> tuple[GoldenRecord, ...]:
+    assert scratch.load(version, timeout_s=60.0).error == ""
+
+    def ask(record: GoldenRecord) -> Prediction:
+        request = PredictionRequest(ServedSpec(HALF), record.signature, record.instances, record.inputs)
+        return scratch.predict(version, request, grpc=True, timeout_s=30.0)
+
+    return record_answers(requests or random_requests(version, "", 3, seed=7), version, ask)
+
+
+@pytest.fixture
+def one(tensorflow_models: TensorFlowModels) -> Version:
+    return of_export(READER, tensorflow_models.half_plus(1))
+
+
+@pytest.fixture
+def two(tensorflow_models: TensorFlowModels) -> Version:
+    return of_export(READER, tensorflow_models.half_plus(2))
+
+
+def test_a_version_passes_with_its_own_answers(scratch: ScratchServer, one: Version) -> None:
+    records = recorded(scratch, one)
+    assert [record.dtypes for record in records] == [{"y": "float32"}] * 3
+    assert judge(scratch, records, one).summary == "3 records as the recorded answers"
+
+
+def test_other_answers_are_refused_with_the_worst_first(scratch: ScratchServer, one: Version, two: Version) -> None:
+    rows = recorded(scratch, one, GoldenRecord(instances=[2.0]), GoldenRecord(inputs=[8.0, 0.0]))
+    verdict = judge(scratch, rows, two)
+    assert verdict.outcome is Outcome.FAILED
+    assert verdict.problems == (
+        "record 1: output 'y' is 3, not 2",
+        "record 2: output 'y' is 6, not 5, and 1 more differ",
+    )
+    assert verdict.evidence["outputs"]["y"] == {"max_abs": 1.0, "mean_abs": 1.0, "top1_agreement": None}
+    assert [each["record"] for each in verdict.evidence["worst"]] == [1, 2]
+
+
+def test_a_record_may_tolerate_more(scratch: ScratchServer, one: Version, two: Version) -> None:
+    (record,) = recorded(scratch, one, GoldenRecord(inputs=[2.0]))
+    assert judge(scratch, [replace(record, atol=1.5)], two).outcome is Outcome.PASSED
+    assert judge(scratch, [replace(record, compare={"y": Comparison.ARGMAX})], two).outcome is Outcome.PASSED
+
+
+def test_against_live_the_serving_versions_answers_count(scratch: ScratchServer, one: Version, two: Version) -> None:
+    records = recorded(scratch, two, GoldenRecord(inputs=[2.0]))
+    same = judge(scratch, records, one, serving=replace(one, name="half@1"))
+    assert same.summary.startswith("1 records as the serving version's answers; y off by 0 at most")
+    other = judge(scratch, records, one, serving=two)
+    assert other.problems == ("record 1: output 'y' is 2, not 3",)
+    assert judge(scratch, records, one, serving=two, max_changed=1.0).outcome is Outcome.PASSED
+
+
+def test_an_answer_that_is_no_number_is_refused_whatever_was_expected(
+    scratch: ScratchServer, tensorflow_models: TensorFlowModels
+) -> None:
+    several = of_export(READER, tensorflow_models.path("several_signatures"))
+    request = GoldenRecord(inputs=[[3e38, 3e38]])
+    assert judge(scratch, [request], several).problems == ("record 1: output 'y' holds inf",)
+    with pytest.raises(InvalidRequestError, match="request 1 is answered with inf in output 'y'"):
+        recorded(scratch, several, request)
+
+
+def test_another_type_or_a_missing_signature_is_refused(scratch: ScratchServer, one: Version) -> None:
+    typed = GoldenRecord(inputs=[1.0], dtypes={"y": "float64"})
+    named = GoldenRecord(signature="embed", inputs=[1.0])
+    assert judge(scratch, [typed, named], one).problems == (
+        "record 1: output 'y' is float32, not float64",
+        "record 2: there is no signature 'embed'",
+    )
+
+
+def test_a_request_that_the_version_does_not_take_is_refused(scratch: ScratchServer, one: Version) -> None:
+    (problem,) = judge(scratch, [GoldenRecord(inputs={"z": [1.0]})], one).problems
+    assert "the signature takes x" in problem
+
+
+def test_random_requests_are_the_same_for_a_seed_and_answered(
+    scratch: ScratchServer, tensorflow_models: TensorFlowModels
+) -> None:
+    for name in ("keras_two_outputs", "segmentation", "vocabulary"):
+        version = of_export(READER, tensorflow_models.path(name))
+        requests = random_requests(version, "", 4, seed=1)
+        assert requests == random_requests(version, "", 4, seed=1)
+        assert requests != random_requests(version, "", 4, seed=2)
+        records = recorded(scratch, version, *requests)
+        assert judge(scratch, records, version).outcome is Outcome.PASSED
+
+
+def test_without_records_nothing_is_judged(tmp_path: Path, one: Version) -> None:
+    made = deployment(tmp_path)
+    with scratch_server(made, made.settings.targets[made.target_name(None)]) as unused:
+        assert judge(unused, [], one).summary == "there are no golden requests in golden.jsonl"
+    assert not (tmp_path / ".deployctl").exists()
