@@ -29,6 +29,7 @@ class Task:
         values: by tensor name, each with `size` rows.
         key: tasks of equal keys may share a batch.
         deadline: by time.monotonic(), or None.
+        notify: called in a thread of the scheduler, once `result` waits no more.
         outputs: set by the queue's function.
     """
 
@@ -36,6 +37,7 @@ class Task:
     size: int
     key: Hashable
     deadline: float | None
+    notify: Callable[[], None] | None = None
     outputs: dict[str, Tensor] | None = None
     error: StatusError | None = None
     done: threading.Event = field(default_factory=threading.Event)
@@ -193,3 +195,5 @@ def _run(batch: Batch) -> None:
     for task in batch.tasks:
         task.error = error
         task.done.set()
+        if task.notify is not None:
+            task.notify()

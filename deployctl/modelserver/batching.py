@@ -6,11 +6,14 @@ that a malformed request fails alone.
 
 from __future__ import annotations
 
+import asyncio
 import bisect
+import contextlib
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -102,10 +105,40 @@ class BatchingRunner(Runner):
         self, feeds: Sequence[tuple[str, Tensor]], fetches: Sequence[str], *, timeout_s: float | None
     ) -> list[Tensor]:
         """Runs the graph in a batch; calls that fit no signature, with an output filter for one, run alone."""
-        values = dict(feeds)
+        submission = self._submission(dict(feeds), fetches, timeout_s)
+        if submission is None:
+            return self._session.run(feeds, fetches, timeout_s=timeout_s)
+        queue, tasks = submission
+        self._scheduler.submit(queue, tasks)
+        return _joined(tasks, fetches)
+
+    def run_soon(
+        self, feeds: Sequence[tuple[str, Tensor]], fetches: Sequence[str], *, timeout_s: float | None
+    ) -> Awaitable[list[Tensor]] | None:
+        """Puts the call into a batch; None for calls that run alone."""
+        submission = self._submission(dict(feeds), fetches, timeout_s)
+        if submission is None:
+            return None
+        queue, tasks = submission
+        loop = asyncio.get_running_loop()
+        done = [loop.create_future() for _ in tasks]
+        for task, future in zip(tasks, done, strict=True):
+            task.notify = partial(_notify, loop, future)
+        self._scheduler.submit(queue, tasks)
+
+        async def results() -> list[Tensor]:
+            for future in done:
+                await future
+            return _joined(tasks, fetches)
+
+        return results()
+
+    def _submission(
+        self, values: dict[str, Tensor], fetches: Sequence[str], timeout_s: float | None
+    ) -> tuple[BatchQueue, list[Task]] | None:
         queue = self._queues.get((frozenset(values), frozenset(fetches)))
         if queue is None:
-            return self._session.run(feeds, fetches, timeout_s=timeout_s)
+            return None
         size = _row_count(values)
         limit = self._options.max_batch_size
         if size > limit and not self._options.split_large:
@@ -115,13 +148,10 @@ class BatchingRunner(Runner):
         deadline = None if timeout_s is None else time.monotonic() + timeout_s
         step = self._options.execution_size
         starts = range(0, max(size, 1), step)
-        tasks = [self._task(_rows(values, start, start + step), deadline) for start in starts]
-        self._scheduler.submit(queue, tasks)
-        outputs = [task.result() for task in tasks]
-        return [
-            outputs[0][name] if len(outputs) == 1 else np.concatenate([output[name] for output in outputs])
-            for name in fetches
-        ]
+        if len(starts) == 1:
+            return queue, [self._task(values, size, deadline)]
+        parts = [_rows(values, start, start + step) for start in starts]
+        return queue, [self._task(part, _row_count(part), deadline) for part in parts]
 
     def close(self) -> None:
         """Frees the session."""
@@ -129,13 +159,13 @@ class BatchingRunner(Runner):
             self._scheduler.remove_queue(queue)
         self._session.close()
 
-    def _task(self, values: dict[str, Tensor], deadline: float | None) -> Task:
+    def _task(self, values: dict[str, Tensor], size: int, deadline: float | None) -> Task:
         padded = self._options.pad_variable_length_inputs
         key = tuple(
             (name, value.dtype.str, value.dtype.names, value.ndim if padded else value.shape[1:])
             for name, value in sorted(values.items())
         )
-        return Task(values, _row_count(values), key, deadline)
+        return Task(values, size, key, deadline)
 
     def _run_batch(self, batch: Batch) -> None:
         """Runs the tasks of `batch` as one call and gives each its rows."""
@@ -172,6 +202,24 @@ class BatchingRunner(Runner):
             # A row of the last request is certainly a valid row.
             values = [*values, *[values[-1][:1]] * padding]
         return values[0] if len(values) == 1 else np.concatenate(values)
+
+
+def _joined(tasks: Sequence[Task], fetches: Sequence[str]) -> list[Tensor]:
+    outputs = [task.result() for task in tasks]
+    return [
+        outputs[0][name] if len(outputs) == 1 else np.concatenate([output[name] for output in outputs])
+        for name in fetches
+    ]
+
+
+def _notify(loop: asyncio.AbstractEventLoop, future: asyncio.Future[None]) -> None:
+    with contextlib.suppress(RuntimeError):  # The server has ended, and with it whoever waited.
+        loop.call_soon_threadsafe(_settle, future)
+
+
+def _settle(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)
 
 
 def _row_count(values: dict[str, Tensor]) -> int:

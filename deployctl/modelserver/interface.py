@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import abc
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from enum import IntEnum
@@ -109,6 +109,20 @@ class Servable(abc.ABC):
         timeout_s: float | None,
     ) -> dict[str, Tensor]:
         """Runs a signature; "" means serving_default. Inputs and outputs are named as in the signature."""
+
+    def predict_soon(
+        self,
+        signature_name: str,
+        inputs: Mapping[str, Tensor],
+        output_filter: Sequence[str],
+        *,
+        timeout_s: float | None,
+    ) -> Awaitable[dict[str, Tensor]] | None:
+        """Starts `predict` without holding up the event loop that calls; None where only `predict` will do.
+
+        The caller holds the servable until the result is there.
+        """
+        return None
 
     @abc.abstractmethod
     def classify(

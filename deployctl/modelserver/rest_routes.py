@@ -5,11 +5,13 @@ Everything here is synchronous and knows nothing of sockets; `rest` runs it.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import re
 import time
 import zlib
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 from urllib.parse import unquote
 
@@ -27,10 +29,11 @@ from deployctl.modelserver.json_tensors import ExamplesRequest, PredictRequest
 from deployctl.modelserver.json_walk import invalid
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Awaitable, Mapping
+    from concurrent.futures import Executor
 
     from deployctl.domain.saved_model import TensorSpec
-    from deployctl.modelserver.interface import Servable, ServerCore
+    from deployctl.modelserver.interface import Servable, ServerCore, Tensor
     from deployctl.modelserver.metrics import Metrics
 
 Header = tuple[bytes, bytes]
@@ -182,17 +185,36 @@ class RestRoutes:
         started = time.perf_counter()
         try:
             reply = Reply(200, self._run(route, body))
-            code = Code.OK
-        except StatusError as error:
-            reply, code = error_reply(error.code, error.message), error.code
         except Exception as error:  # noqa: BLE001 - one request's fault must not end the connection without an answer
-            logger.exception("%s of %s failed", route.call, route.spec.name)
-            reply, code = error_reply(Code.INTERNAL, f"{type(error).__name__}: {error}"), Code.INTERNAL
-        if code is Code.OK and route.api:
+            return self._failed(route, error)
+        self._succeeded(route, started)
+        return reply
+
+    async def predict_soon(self, route: Route, body: bytes, pool: Executor) -> tuple[Reply, float]:
+        """Answers a predict request as `answer` does, and leaves the event loop to others while a batch runs.
+
+        Calls that get into no batch run in `pool`. Also returns for how many seconds the event loop was busy.
+        """
+        started, busy = time.perf_counter(), _Busy()
+        try:
+            reply = Reply(200, await self._predict_soon(route.spec, body, pool, busy))
+        except Exception as error:  # noqa: BLE001 - as in `answer`
+            return self._failed(route, error), busy.seconds()
+        self._succeeded(route, started)
+        return reply, busy.seconds()
+
+    def _succeeded(self, route: Route, started: float) -> None:
+        if route.api:
             micros = (time.perf_counter() - started) * 1e6
             self._metrics.request_timed(route.spec.name, api=route.api, entrypoint="REST", micros=micros)
-        self._metrics.request_answered(route.spec.name, code)
-        return reply
+        self._metrics.request_answered(route.spec.name, Code.OK)
+
+    def _failed(self, route: Route, error: Exception) -> Reply:
+        if not isinstance(error, StatusError):
+            logger.error("%s of %s failed", route.call, route.spec.name, exc_info=error)
+            error = StatusError(Code.INTERNAL, f"{type(error).__name__}: {error}")
+        self._metrics.request_answered(route.spec.name, error.code)
+        return error_reply(error.code, error.message)
 
     def _run(self, route: Route, body: bytes) -> bytes:
         spec = route.spec
@@ -220,6 +242,39 @@ class RestRoutes:
             tensors = request.tensors(_inputs(servable, request.signature_name))
             outputs = servable.predict(request.signature_name, tensors, (), timeout_s=self._timeout_s)
             return predict_json(outputs, by_row=request.by_row)
+
+    async def _predict_soon(self, spec: ModelSpec, body: bytes, pool: Executor, busy: _Busy) -> bytes:
+        request = PredictRequest.parse(body)
+        with self._core.servable(spec) as servable:
+            tensors = request.tensors(_inputs(servable, request.signature_name))
+            call: Awaitable[dict[str, Tensor]] | None
+            call = servable.predict_soon(request.signature_name, tensors, (), timeout_s=self._timeout_s)
+            if call is None:
+                predict = partial(servable.predict, request.signature_name, tensors, (), timeout_s=self._timeout_s)
+                call = asyncio.get_running_loop().run_in_executor(pool, predict)
+            busy.pause()
+            try:
+                outputs = await call
+            finally:
+                busy.go_on()
+            return predict_json(outputs, by_row=request.by_row)
+
+
+class _Busy:
+    """The time of the calling thread but for what it did for others in pauses."""
+
+    def __init__(self) -> None:
+        self._spent = 0.0
+        self._since = time.thread_time()
+
+    def pause(self) -> None:
+        self._spent += time.thread_time() - self._since
+
+    def go_on(self) -> None:
+        self._since = time.thread_time()
+
+    def seconds(self) -> float:
+        return self._spent + time.thread_time() - self._since
 
 
 def _inputs(servable: Servable, signature_name: str) -> Mapping[str, TensorSpec]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import abc
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -33,6 +33,16 @@ class Runner(abc.ABC):
         Raises:
             StatusError: TensorFlow's own code and words.
         """
+
+    def run_soon(
+        self, feeds: Sequence[tuple[str, Tensor]], fetches: Sequence[str], *, timeout_s: float | None
+    ) -> Awaitable[list[Tensor]] | None:
+        """Starts `run` without holding up the event loop that calls; None when there is nothing to wait for but work.
+
+        Raises:
+            StatusError: as `run`, here or when it is awaited.
+        """
+        return None
 
     @abc.abstractmethod
     def close(self) -> None:

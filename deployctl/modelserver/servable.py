@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
 
@@ -67,6 +67,35 @@ class TensorFlowServable(LoadedServable):
         timeout_s: float | None,
     ) -> dict[str, Tensor]:
         """Runs a signature (tensorflow_serving/servables/tensorflow/predict_util.cc, RunPredict)."""
+        feeds, names, fetches = self._prediction(signature_name, inputs, output_filter)
+        return dict(zip(names, self._run("Predict", feeds, fetches, timeout_s), strict=True))
+
+    def predict_soon(
+        self,
+        signature_name: str,
+        inputs: Mapping[str, Tensor],
+        output_filter: Sequence[str],
+        *,
+        timeout_s: float | None,
+    ) -> Awaitable[dict[str, Tensor]] | None:
+        """Starts a prediction that waits for its batch."""
+        feeds, names, fetches = self._prediction(signature_name, inputs, output_filter)
+        started = time.perf_counter()
+        running = self._runner.run_soon(feeds, fetches, timeout_s=timeout_s)
+        if running is None:
+            return None
+
+        async def outputs() -> dict[str, Tensor]:
+            results = await running
+            self._timed("Predict", started)
+            return dict(zip(names, results, strict=True))
+
+        return outputs()
+
+    def _prediction(
+        self, signature_name: str, inputs: Mapping[str, Tensor], output_filter: Sequence[str]
+    ) -> tuple[list[tuple[str, Tensor]], list[str], list[str]]:
+        """What to feed, the outputs' names, and their tensors."""
         key = signature_name or DEFAULT_SIGNATURE
         signature = self.signatures.get(key)
         if signature is None:
@@ -76,8 +105,7 @@ class TensorFlowServable(LoadedServable):
         _check_input_count(signature, inputs)
         feeds = _feeds(signature, inputs, self._runner.signatures.defaults.get(key, {}))
         names = _chosen_outputs(signature, output_filter)
-        results = self._run("Predict", feeds, [signature.outputs[name].tensor for name in names], timeout_s)
-        return dict(zip(names, results, strict=True))
+        return feeds, names, [signature.outputs[name].tensor for name in names]
 
     def classify(self, signature_name: str, examples: Sequence[bytes], *, timeout_s: float | None) -> Classification:
         """Runs a Classify signature (tensorflow_serving/servables/tensorflow/classifier.cc)."""
@@ -114,8 +142,11 @@ class TensorFlowServable(LoadedServable):
     ) -> list[Tensor]:
         started = time.perf_counter()
         results = self._runner.run(feeds, fetches, timeout_s=timeout_s)
-        self._metrics.runtime_timed(self.name, api=api, runtime=_RUNTIME, micros=(time.perf_counter() - started) * 1e6)
+        self._timed(api, started)
         return results
+
+    def _timed(self, api: str, started: float) -> None:
+        self._metrics.runtime_timed(self.name, api=api, runtime=_RUNTIME, micros=(time.perf_counter() - started) * 1e6)
 
     def _question(self, signature_name: str, method: str) -> _Question:
         key = signature_name or DEFAULT_SIGNATURE

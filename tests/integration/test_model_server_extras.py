@@ -6,6 +6,7 @@ import re
 import shutil
 import struct
 import subprocess
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -312,3 +313,46 @@ def test_loads_warm_ups_and_grpc_calls_are_counted_under_upstreams_names(
     # The warm-up ran the model as well.
     assert ':tensorflow:serving:runtime_latency_count{model_name="m",API="Predict",runtime="TF1"} 2\n' in page
     assert "# HELP" not in page
+
+
+def test_rest_requests_wait_for_their_batch_without_a_thread_each(
+    version: Path, model_servers: ModelServers, tmp_path: Path
+) -> None:
+    flags = batching(tmp_path, "max_batch_size { value: 16 } batch_timeout_micros { value: 250000 }")
+    server = model_servers.start(*flags, f"--model_base_path={version.parent}", "--rest_api_num_threads=1")
+
+    def predict(x: float) -> str:
+        return call(server.rest_port, "POST", "/v1/models/m:predict", b'{"instances": [%d]}' % x).text
+
+    # The server first has to see that it takes little time to read and write such requests.
+    warm_up = [predict(0) for _ in range(8)]
+    started = time.monotonic()
+    with ThreadPoolExecutor(16) as pool:
+        answers = list(pool.map(predict, range(16)))
+    took = time.monotonic() - started
+    refused = call(server.rest_port, "POST", "/v1/models/m:predict", b'{"inputs": {"z": [1.0]}}')
+
+    assert warm_up == ['{\n    "predictions": [2.0\n    ]\n}'] * 8
+    assert answers == [f'{{\n    "predictions": [{x / 2 + 2}\n    ]\n}}' for x in range(16)]
+    # One by one they would wait for 4 s.
+    assert took < 2
+    assert refused.status == 400
+
+
+def test_a_full_queue_answers_429(version: Path, model_servers: ModelServers, tmp_path: Path) -> None:
+    flags = batching(
+        tmp_path,
+        "max_batch_size { value: 2 } batch_timeout_micros { value: 500000 } max_enqueued_batches { value: 1 }",
+    )
+    server = model_servers.start(*flags, f"--model_base_path={version.parent}")
+
+    def status(body: bytes) -> int:
+        return call(server.rest_port, "POST", "/v1/models/m:predict", body).status
+
+    alone = [status(b'{"instances": [1]}') for _ in range(2)]
+    with ThreadPoolExecutor(8) as pool:
+        together = sorted(pool.map(status, [b'{"instances": [1, 2]}', *[b'{"instances": [1]}'] * 7]))
+
+    assert alone == [200, 200]
+    assert together[0] == 200
+    assert together[-1] == 429
