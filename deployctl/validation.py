@@ -47,13 +47,16 @@ class GateMaker:
     """Makes gates for one model on one target; a scratch server lives as long as the block does.
 
     Args:
-        target: the target's settings, or the defaults where there is no target.
+        target: None for the default settings of one.
         model: None for an export of no model.
     """
 
-    def __init__(self, deployment: Deployment, target: TargetSettings, model: ModelName | None, wishes: Wishes) -> None:
+    def __init__(
+        self, deployment: Deployment, target: TargetName | None, model: ModelName | None, wishes: Wishes
+    ) -> None:
         self.deployment = deployment
-        self.target = target
+        self.target_name = target
+        self.target = deployment.settings.targets[target] if target else TargetSettings()
         self.model = model
         self.wishes = wishes
         self._stack = ExitStack()
@@ -88,6 +91,8 @@ class GateMaker:
             "warmup": self._warmup,
             "load": self._load,
             "golden": self._golden,
+            "latency": self._latency,
+            "resources": self._resources,
         }
 
     def _integrity(self) -> Gate:
@@ -146,6 +151,28 @@ class GateMaker:
             timeout_s=self.target.gate.load.timeout_s,
             against_live=self.wishes.against_live,
             max_changed=settings.max_changed,
+        )
+
+    def _latency(self) -> Gate:
+        from deployctl.gates.latency import LatencyGate
+
+        settings = self.target.gate.latency
+        return LatencyGate(
+            self._scratch,
+            self._golden_file.records or (),
+            self.deployment.context.clock,
+            max_ratio=settings.max_ratio,
+            pairs=settings.pairs,
+            timeout_s=self.target.gate.load.timeout_s,
+        )
+
+    def _resources(self) -> Gate:
+        from deployctl.gates.resources import ResourcesGate
+        from deployctl.headroom import headroom
+
+        return ResourcesGate(
+            lambda: headroom(self.deployment, self.target_name, self.target, self.model),
+            lambda candidate: self._scratch.loaded(candidate.version),
         )
 
     @cached_property
@@ -221,13 +248,12 @@ def promotion_judge(deployment: Deployment, target: TargetName, wishes: Wishes) 
     """Returns what asks the target's gates about a version that is to be promoted, None where it has none."""
     from deployctl.operations.validate import Report, Validate
 
-    settings = deployment.settings.targets[target]
-    if not settings.gates:
+    if not deployment.settings.targets[target].gates:
         return None
 
     def judge(model: ModelName, version: VersionNumber) -> Report:
         candidate = candidate_on(deployment, target, model, version)
-        with GateMaker(deployment, settings, model, wishes) as gates:
+        with GateMaker(deployment, target, model, wishes) as gates:
             return Validate(gates, deployment.lineage, deployment.context, target=target)(candidate)
 
     return judge

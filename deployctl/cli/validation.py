@@ -144,14 +144,13 @@ def _of_version(
     else:
         version = of_version(deployment.repository, deployment.reader, model, number, deployment.context.observer)
         candidate = _held_against(deployment, version, against, name)
-    with GateMaker(deployment, deployment.settings.targets[name], model, wishes) as gates:
+    with GateMaker(deployment, name, model, wishes) as gates:
         return Validate(gates, deployment.lineage, deployment.context, target=name, fresh=fresh)(candidate)
 
 
 def _of_export(
     deployment: Deployment, path: Path, target: str | None, model: str | None, against: str | None, wishes: Wishes
 ) -> Report:
-    from deployctl.config.settings import TargetSettings
     from deployctl.domain.names import parse_model_name
     from deployctl.gates.interface import Candidate
     from deployctl.operations.candidate import against_target, of_export
@@ -159,7 +158,6 @@ def _of_export(
     from deployctl.validation import GateMaker
 
     name = deployment.target_name(target) if target or deployment.settings.targets else None
-    settings = deployment.settings.targets[name] if name else TargetSettings()
     wanted = parse_model_name(model) if model is not None else None
     version = of_export(deployment.reader, path)
     if against is not None:
@@ -169,7 +167,7 @@ def _of_export(
         candidate = against_target(version, None, wanted, place, deployment.reader, deployment.context.observer)
     else:
         candidate = Candidate(version, wanted)
-    with GateMaker(deployment, settings, wanted, wishes) as gates:
+    with GateMaker(deployment, name, wanted, wishes) as gates:
         return Validate(gates, None, deployment.context, target=name)(candidate)
 
 

@@ -101,6 +101,10 @@ class ScratchServer:
             known = self._loads[version.name] = self._load(version, timeout_s)
         return known
 
+    def loaded(self, version: Version) -> Load | None:
+        """Returns how `version` was loaded, None where it was not."""
+        return self._loads.get(version.name)
+
     def predict(self, version: Version, request: PredictionRequest, *, grpc: bool, timeout_s: float) -> Prediction:
         """Returns what `version`, which is loaded, answers, whatever model and version `request` names.
 
