@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-_QUICK_SECONDS = 0.0005
+QUICK_SECONDS = 0.0005
 # A call in the caller's own thread that takes longer keeps the next ones of its kind away from there, unless it was
 # the thread that got no processor meanwhile: that tells of the machine, not of the call.
 _HELD_UP_SECONDS = 0.005
@@ -15,7 +15,9 @@ _MOST_KINDS = 4096
 class RecentCosts:
     """The times of calls by kind; any hashable value names a kind. Safe to use from several threads."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, quick_seconds: float = QUICK_SECONDS) -> None:
+        """Makes calls below `quick_seconds` quick."""
+        self._quick_seconds = quick_seconds
         self._lowest: dict[object, float] = {}
         self._banned: dict[object, int] = {}
         self._next_ban: dict[object, int] = {}
@@ -26,7 +28,7 @@ class RecentCosts:
         if banned:
             self._banned[key] = banned - 1
             return False
-        return self._lowest.get(key, 1.0) < _QUICK_SECONDS
+        return self._lowest.get(key, 1.0) < self._quick_seconds
 
     def record(self, key: object, seconds: float, *, inline_busy: float | None) -> None:
         """Takes note of a call of `seconds`, and of the processor time of the caller's thread if it ran there.

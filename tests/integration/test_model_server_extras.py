@@ -18,7 +18,7 @@ from google.protobuf import text_format
 from deployctl.modelserver.tfrecord import masked_crc32c
 from tests.support.model_server import ModelServers, ServerEndedError
 from tests.support.models import TensorFlowModels
-from tests.support.rest import call
+from tests.support.rest import Answer, call
 from tests.support.serving_client import ServingClient, model_config
 from tests.support.upstream_apis import official_apis
 
@@ -342,17 +342,20 @@ def test_rest_requests_wait_for_their_batch_without_a_thread_each(
 def test_a_full_queue_answers_429(version: Path, model_servers: ModelServers, tmp_path: Path) -> None:
     flags = batching(
         tmp_path,
-        "max_batch_size { value: 2 } batch_timeout_micros { value: 500000 } max_enqueued_batches { value: 1 }",
+        "max_batch_size { value: 2 } batch_timeout_micros { value: 3000000 } max_enqueued_batches { value: 1 }",
     )
     server = model_servers.start(*flags, f"--model_base_path={version.parent}")
 
-    def status(body: bytes) -> int:
-        return call(server.rest_port, "POST", "/v1/models/m:predict", body).status
+    def predict(body: bytes) -> Answer:
+        return call(server.rest_port, "POST", "/v1/models/m:predict", body)
 
-    alone = [status(b'{"instances": [1]}') for _ in range(2)]
-    with ThreadPoolExecutor(8) as pool:
-        together = sorted(pool.map(status, [b'{"instances": [1, 2]}', *[b'{"instances": [1]}'] * 7]))
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(predict, b'{"instances": [1]}')
+        # Until that one waits in the queue, a batch that is full from the start runs at once.
+        answer = predict(b'{"instances": [1, 2]}')
+        while answer.status == 200 and not waiting.done():
+            answer = predict(b'{"instances": [1, 2]}')
+        refused = answer if answer.status != 200 else waiting.result()
 
-    assert alone == [200, 200]
-    assert together[0] == 200
-    assert together[-1] == 429
+    assert refused.status == 429
+    assert "queue to which this task was submitted is full" in refused.text
