@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -16,6 +16,7 @@ from deployctl.cli import completion
 if TYPE_CHECKING:
     from deployctl.bootstrap import Deployment
     from deployctl.config.load import Loaded
+    from deployctl.operations.target import Target
 
 
 class Output(StrEnum):
@@ -61,6 +62,13 @@ def session(context: typer.Context) -> Session:
     return found if isinstance(found, Session) else Session()
 
 
+def patient(place: Target, lock_timeout: str | None) -> Target:
+    """Returns the target with the wait for other operations as --lock-timeout says."""
+    from deployctl.domain.duration import parse_duration
+
+    return replace(place, lock_timeout_s=parse_duration(lock_timeout)) if lock_timeout else place
+
+
 OutputOption = Annotated[Output, typer.Option("--output", "-o", help="Write the result as this.", show_default=True)]
 TargetOption = Annotated[
     str | None,
@@ -81,6 +89,9 @@ ReferenceArgument = Annotated[
 ]
 ReasonOption = Annotated[str, typer.Option("--reason", "-m", help="Why; recorded with the change.")]
 TimeoutOption = Annotated[str | None, typer.Option("--timeout", help="Longest wait, such as 90s or 5m.")]
+LockTimeoutOption = Annotated[
+    str | None, typer.Option("--lock-timeout", help="Longest wait for another operation; 0s for none.")
+]
 IfCurrentOption = Annotated[
     int | None,
     typer.Option("--if-current", min=0, help="Act only if this revision is current (0: none is). Else exit 8."),

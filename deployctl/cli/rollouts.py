@@ -12,6 +12,7 @@ from deployctl.cli.detached import begin
 from deployctl.cli.options import (
     DryRunOption,
     IfCurrentOption,
+    LockTimeoutOption,
     NoWaitOption,
     OptionalModelArgument,
     Output,
@@ -20,6 +21,7 @@ from deployctl.cli.options import (
     ReferenceArgument,
     TargetOption,
     TimeoutOption,
+    patient,
     session,
 )
 from deployctl.cli.render import short_time, write, write_json, write_table
@@ -47,6 +49,7 @@ def promote(
     reason: ReasonOption = "",
     if_current: IfCurrentOption = None,
     timeout: TimeoutOption = None,
+    lock_timeout: LockTimeoutOption = None,
     break_glass: Annotated[
         str, typer.Option(metavar="TICKET", help="Pass a freeze and the gates, under this ticket; `review` is owed.")
     ] = "",
@@ -71,7 +74,7 @@ def promote(
         begin(context, output)
         return
     with session(context).open() as deployment:
-        place = deployment.target(target)
+        place = patient(deployment.target(target), lock_timeout)
         request = PromoteRequest(
             reference=parse_reference(reference),
             label=parse_label_name(label),
@@ -124,6 +127,7 @@ def rollback(
     reason: ReasonOption = "",
     if_current: IfCurrentOption = None,
     timeout: TimeoutOption = None,
+    lock_timeout: LockTimeoutOption = None,
     dry_run: DryRunOption = False,
     no_wait: NoWaitOption = False,
     output: OutputOption = Output.TABLE,
@@ -148,7 +152,7 @@ def rollback(
             raise InvalidReferenceError(model, "a rollback goes to a version by its number, or with --to to a revision")
         model, to_version = reference.model, reference.selector.number
     with session(context).open(without_database=True) as deployment:
-        place = deployment.target(target)
+        place = patient(deployment.target(target), lock_timeout)
         request = RollbackRequest(
             model=parse_model_name(model),
             to_revision=to_revision,

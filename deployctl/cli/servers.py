@@ -6,7 +6,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from deployctl.cli.options import Output, OutputOption, ReasonOption, TargetArgument, TimeoutOption, session
+from deployctl.cli.options import (
+    LockTimeoutOption,
+    Output,
+    OutputOption,
+    ReasonOption,
+    TargetArgument,
+    TimeoutOption,
+    patient,
+    session,
+)
 from deployctl.cli.render import write, write_json
 from deployctl.domain.duration import parse_duration
 
@@ -25,6 +34,7 @@ def up(
     target: TargetArgument = None,
     reason: ReasonOption = "",
     timeout: TimeoutOption = None,
+    lock_timeout: LockTimeoutOption = None,
     output: OutputOption = Output.TABLE,
 ) -> None:
     """Start a target's server.
@@ -34,7 +44,7 @@ def up(
     from deployctl.operations.bring_up import BringUp
 
     with session(context).open(without_database=True) as deployment:
-        place = deployment.target(target)
+        place = patient(deployment.target(target), lock_timeout)
         usual_s = deployment.settings.targets[place.name].start_timeout_s
         timeout_s = parse_duration(timeout) if timeout else usual_s
         change = BringUp(place, deployment.context)(timeout_s=timeout_s, reason=reason)
@@ -51,6 +61,7 @@ def down(
     target: TargetArgument = None,
     reason: ReasonOption = "",
     timeout: TimeoutOption = None,
+    lock_timeout: LockTimeoutOption = None,
     output: OutputOption = Output.TABLE,
 ) -> None:
     """Stop a target's server.
@@ -60,7 +71,7 @@ def down(
     from deployctl.operations.bring_up import TakeDown
 
     with session(context).open(without_database=True) as deployment:
-        place = deployment.target(target)
+        place = patient(deployment.target(target), lock_timeout)
         usual_s = deployment.settings.targets[place.name].stop_timeout_s
         timeout_s = parse_duration(timeout) if timeout else usual_s
         change = TakeDown(place, deployment.context)(timeout_s=timeout_s, reason=reason)
@@ -75,6 +86,7 @@ def restart(
     target: TargetArgument = None,
     reason: ReasonOption = "",
     timeout: TimeoutOption = None,
+    lock_timeout: LockTimeoutOption = None,
     output: OutputOption = Output.TABLE,
 ) -> None:
     """Stop a target's server and start it again.
@@ -84,7 +96,7 @@ def restart(
     from deployctl.operations.bring_up import Restart
 
     with session(context).open(without_database=True) as deployment:
-        place = deployment.target(target)
+        place = patient(deployment.target(target), lock_timeout)
         usual_s = deployment.settings.targets[place.name].start_timeout_s
         timeout_s = parse_duration(timeout) if timeout else usual_s
         change = Restart(place, deployment.context)(timeout_s=timeout_s, reason=reason)

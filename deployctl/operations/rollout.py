@@ -121,7 +121,8 @@ class Rollout:
             self._load(change, before, after, evidence)
             self._switch(change, after, evidence)
             place.running.enter(Phase.FINISH)
-            self._record(EventKind.REVISION_SERVING, change, number, evidence)
+            with place.lease.turn(timeout_s=CALL_TIMEOUT_S):
+                self._record(EventKind.REVISION_SERVING, change, number, evidence)
         except LeaseLostError:
             raise
         except DeployctlError as error:
@@ -212,7 +213,8 @@ class Rollout:
             self.context.observer.warn(f"revision {number} of {change.model} could not be recorded as failed: {error}")
 
     def _record_pending(self, change: Change, before: Desired, after: Desired) -> int:
-        with self.target.lineage.transaction() as transaction:
+        # In a turn, since whoever lost the lease must not leave a revision behind that nobody settles.
+        with self.place.lease.turn(timeout_s=CALL_TIMEOUT_S), self.target.lineage.transaction() as transaction:
             number = transaction.next_revision(self.target.name, change.model)
             data = {
                 "revision": number,
