@@ -57,6 +57,7 @@ class GoldenGate(Gate):
     """
 
     name = "golden"
+    runs = True
     reuse = Reuse.PASSED
 
     def __init__(

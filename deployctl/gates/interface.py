@@ -100,12 +100,14 @@ class Gate(abc.ABC):
         name: as in the settings' list of gates.
         compares: whether its verdicts also depend on the serving version and the fallback.
         needs_whole: whether it judges only versions that can be loaded whole.
+        runs: whether it runs the version, which is not done to one that an earlier gate refused.
         reuse: which verdicts need not be reached again for the same bytes and settings.
     """
 
     name: str
     compares: bool = False
     needs_whole: bool = True
+    runs: bool = False
     reuse: Reuse = Reuse.ALWAYS
 
     @property

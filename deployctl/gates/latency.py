@@ -45,6 +45,7 @@ class LatencyGate(Gate):
 
     name = "latency"
     compares = True
+    runs = True
     reuse = Reuse.PASSED
 
     def __init__(

@@ -23,6 +23,7 @@ class LoadGate(Gate):
     """
 
     name = "load"
+    runs = True
     reuse = Reuse.PASSED
 
     def __init__(self, scratch: ScratchServer, *, server: str, timeout_s: float, max_memory: int = 0) -> None:

@@ -81,8 +81,8 @@ class ScratchServer:
         self._stack = ExitStack()
         self._runtime: ServingRuntime | None = None
         self._models = directory
-        self._loads: dict[str, Load] = {}
-        self._served: dict[str, ServedModel] = {}
+        self._loads: dict[Path, Load] = {}
+        self._served: dict[Path, ServedModel] = {}
 
     def __enter__(self) -> ScratchServer:
         return self
@@ -96,14 +96,14 @@ class ScratchServer:
         Raises:
             ServerError: the scratch server cannot be started.
         """
-        known = self._loads.get(version.name)
+        known = self._loads.get(version.path)
         if known is None:
-            known = self._loads[version.name] = self._load(version, timeout_s)
+            known = self._loads[version.path] = self._load(version, timeout_s)
         return known
 
     def loaded(self, version: Version) -> Load | None:
         """Returns how `version` was loaded, None where it was not."""
-        return self._loads.get(version.name)
+        return self._loads.get(version.path)
 
     def predict(self, version: Version, request: PredictionRequest, *, grpc: bool, timeout_s: float) -> Prediction:
         """Returns what `version`, which is loaded, answers, whatever model and version `request` names.
@@ -111,7 +111,7 @@ class ScratchServer:
         Raises:
             InvalidRequestError, ServerError: see `ServingRuntime.predict`.
         """
-        spec = ServedSpec(self._served[version.name].name, version=_ONLY)
+        spec = ServedSpec(self._served[version.path].name, version=_ONLY)
         asked = PredictionRequest(spec, request.signature, request.instances, request.inputs)
         return self._started().predict(asked, grpc=grpc, timeout_s=timeout_s)
 
@@ -121,14 +121,14 @@ class ScratchServer:
         base = self._models / name
         base.mkdir()
         self._link(version.path.resolve(), base / str(_ONLY))
-        self._served[version.name] = ServedModel(name, runtime.served_path(base), (_ONLY,))
+        self._served[version.path] = ServedModel(name, runtime.served_path(base), (_ONLY,))
         before, started = self._memory("VmRSS"), self._clock.monotonic()
         error = self._await(name, started + timeout_s)
         took = self._clock.monotonic() - started
         peak = self._memory("VmHWM")
         if not error:
             return Load("", took, peak, before)
-        del self._served[version.name]
+        del self._served[version.path]
         return Load(error, took, peak, before, self._tail(), self._keep_log(version))
 
     def _await(self, model: ModelName, deadline: float) -> str:

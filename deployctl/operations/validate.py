@@ -67,7 +67,7 @@ class Validate:
     """Runs gates.
 
     Attributes:
-        gates: in the order in which they judge; all of them do, also after one refused.
+        gates: in the order in which they judge; those that only look do so also after one refused.
         lineage: where verdicts are recorded and looked up; None for neither.
         fresh: whether earlier verdicts count for nothing.
     """
@@ -85,10 +85,14 @@ class Validate:
             DatabaseError: the verdicts cannot be looked up or recorded.
         """
         started = self.context.clock.monotonic()
-        results = []
+        results: list[Judged] = []
         for gate in self.gates:
-            judged = self._earlier(gate, candidate) or self._judge(gate, candidate)
-            results.append(judged)
+            refused = next((each for each in results if each.verdict.outcome is Outcome.FAILED), None)
+            if gate.runs and refused is not None:
+                verdict = Verdict(Outcome.SKIPPED, f"not run, since {refused.gate} refused the version")
+                results.append(Judged(gate.name, verdict, 0.0))
+            else:
+                results.append(self._earlier(gate, candidate) or self._judge(gate, candidate))
         self._record(candidate, results)
         serving = candidate.serving.name if candidate.serving else ""
         duration_s = self.context.clock.monotonic() - started
