@@ -50,10 +50,13 @@ def convert_and_tell(
     from deployctl.convert.request import Result
     from deployctl.convert.run import convert
     from deployctl.domain.duration import parse_duration
+    from deployctl.domain.names import parse_model_name
 
     chosen = Result(result) if result is not None else _result(ending)
     if chosen is not Result.SAVED_MODEL and ending.publish is not None:
-        raise UsageError(f"--publish takes a SavedModel, and the result is {_NOUNS[chosen.value]}")
+        raise UsageError(f"--publish takes a SavedModel, and the result is another: {_NOUNS[chosen.value]}")
+    if ending.publish is not None:
+        parse_model_name(ending.publish)
     request = _request(ending, models, chosen, tolerances, kinds, more)
     timeout_s = parse_duration(ending.timeout) if ending.timeout else _TIMEOUT_S
     with _destination(ending, models, chosen) as destination:
@@ -173,7 +176,7 @@ def _tell(ending: Ending, request: ConversionRequest, converted: Converted, publ
         write(f"{converted.path}   {_NOUNS[request.result.value]}")
     change = f" ({converted.result_bytes / converted.source_bytes:.0%})" if converted.source_bytes else ""
     write(f"size        {size(converted.source_bytes)} -> {size(converted.result_bytes)}{change}")
-    if converted.shared_bytes:
+    if converted.shared_bytes and len(request.sources) > 1:
         write(f"shared      {size(converted.shared_bytes)} of weights that were there already")
     for key, sides in converted.signatures.items():
         write(f"signature   {key}   {', '.join(sides['inputs'])} -> {', '.join(sides['outputs'])}")

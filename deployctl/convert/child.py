@@ -26,21 +26,32 @@ def call(module: str, request: Mapping[str, Any], *, timeout_s: float) -> dict[s
         ConversionError: it refused, crashed, was not done in time, or a package that it needs is missing.
     """
     with tempfile.TemporaryFile(prefix="deployctl-child-") as log:
-        process = subprocess.Popen(
-            [sys.executable, "-P", "-m", module],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=log,
-            env=environment(),
-            process_group=0,
-        )
+        # An interrupt while the child is being started would leave it behind, known to nobody.
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
+            process = _started(module, log)
+        except BaseException:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+            raise
+        try:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
             answer, _ = process.communicate(json.dumps(request).encode(), timeout=timeout_s)
         except subprocess.TimeoutExpired as error:
             raise ConversionError(f"TensorFlow was not done within {timeout_s:g} s", kind="timeout") from error
         finally:
             _end(process)
         return _document(process.returncode, answer, log)
+
+
+def _started(module: str, log: BinaryIO) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        [sys.executable, "-P", "-m", module],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=log,
+        env=environment(),
+        process_group=0,
+    )
 
 
 def environment() -> dict[str, str]:

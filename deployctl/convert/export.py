@@ -66,6 +66,6 @@ def _set_methods(file: Path, methods: dict[str, str]) -> None:
 
 
 def size_of(path: Path) -> int:
-    """Returns the bytes of a file, or of all files of a directory."""
+    """Returns the bytes of a file, or of all files of a SavedModel; what is there for deployctl does not count."""
     files = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
-    return sum(file.stat().st_size for file in files)
+    return sum(file.stat().st_size for file in files if "assets.extra" not in file.parts)

@@ -17,11 +17,12 @@ from deployctl.convert.request import ConversionRequest, Result
 from deployctl.convert.samples import samples
 from deployctl.domain.saved_model import CLASSIFY_METHOD, DEFAULT_SIGNATURE, PREDICT_METHOD, REGRESS_METHOD
 from deployctl.errors import ConversionError
+from deployctl.modelserver.dtypes import dtype_of
 from deployctl.modelserver.packed import pack, to_json
 
 GOLDEN_PATH = "assets.extra/deployctl/golden.jsonl"
-# A recorded request is replayed at promotion and read by people; one of an image of 500 x 500 pixels is 10 MB of text.
-_MAX_RECORDED_ELEMENTS = 400_000
+# A recorded request is replayed at promotion and read by people; one of an image of 250 x 250 pixels is 2 MB of text.
+_MAX_RECORDED_ELEMENTS = 200_000
 
 
 @dataclass(frozen=True)
@@ -144,9 +145,13 @@ def record(file: Path, calls: Sequence[Call]) -> int:
     kept = [call for call in calls if call.elements <= _MAX_RECORDED_ELEMENTS]
     if kept:
         file.parent.mkdir(parents=True, exist_ok=True)
-        lines = [json.dumps(call.document(_as_rest)) for call in kept]
+        lines = [json.dumps(call.document(_as_rest) | {"dtypes": _types(call.outputs)}) for call in kept]
         file.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
     return len(kept)
+
+
+def _types(outputs: Mapping[str, Any]) -> dict[str, str]:
+    return {name: "string" if value.dtype.kind in "OSU" else dtype_of(value).name for name, value in outputs.items()}
 
 
 def _as_rest(name: str, value: Any) -> Any:

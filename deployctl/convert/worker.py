@@ -5,15 +5,19 @@ Whatever TensorFlow prints goes to stderr, so that stdout holds the answer alone
 
 from __future__ import annotations
 
+import ctypes
 import importlib
 import json
 import os
+import signal
 import sys
 import traceback
 from typing import Any
 
 from deployctl.errors import DeployctlError
 
+# prctl(2)
+_PR_SET_PDEATHSIG = 1
 # Each verb's module has a function `run(request) -> answer`.
 _VERBS = {
     "describe_keras": "deployctl.convert.keras_file",
@@ -24,6 +28,7 @@ _VERBS = {
 
 def main() -> int:
     """Answers the request and returns the exit status."""
+    _die_with_the_parent()
     stdout = os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="utf-8")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
     with stdout:
@@ -33,6 +38,9 @@ def main() -> int:
 
 def answer(request: dict[str, Any]) -> dict[str, Any]:
     """Returns the answer to one request; every error is {"error": …}."""
+    if request.get("work"):
+        # Keras writes its settings where it finds none, and the user's own must not change what a model computes.
+        os.environ["KERAS_HOME"] = request["work"]
     try:
         module = importlib.import_module(_VERBS[request["verb"]])
         found: dict[str, Any] = module.run(request)
@@ -47,6 +55,12 @@ def answer(request: dict[str, Any]) -> dict[str, Any]:
     except Exception as error:  # noqa: BLE001
         traceback.print_exc()
         return _error("failed", _sentence(error), None)
+
+
+def _die_with_the_parent() -> None:
+    """Has the kernel end this process when the one that waits for its answer is killed."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def _error(kind: str, message: str, hint: str | None) -> dict[str, Any]:

@@ -29,7 +29,7 @@ pytestmark = [pytest.mark.tensorflow, pytest.mark.xdist_group("convert")]
         (["trained.ckpt"], {}, "have to be named; candidates are"),
         (["trained.ckpt"], {"outputs": {"y": "nowhere:0"}}, "has no tensor 'nowhere:0'"),
         (["a.pb", "other_x.pb"], {"bundle": True}, "so that they cannot share it"),
-        (["deeplab.pb", "a.pb"], {"bundle": True, "shared_input": "z"}, "none of them is the shared input z"),
+        (["deeplab.pb", "a.pb"], {"bundle": True, "shared_input": "z"}, "none of them is the shared input 'z'"),
         (["contract.keras"], {"rename_inputs": {"nothing": "x"}}, "there is no input 'nothing' to rename"),
         (["planet.h5"], {"rename_outputs": {"weather": "ground"}}, "two outputs would have the name 'ground'"),
         (["planet.h5"], {"classify": True}, "name the output that has the scores with --scores"),

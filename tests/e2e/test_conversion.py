@@ -1,0 +1,130 @@
+"""`convert` as a user types it: what it writes, what it refuses, and how it is interrupted."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.support.workspace import Workspace
+
+pytestmark = [pytest.mark.tensorflow, pytest.mark.xdist_group("articles")]
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
+    """An initialised workspace; nothing runs."""
+    return Workspace.make(tmp_path_factory.mktemp("conversion"))
+
+
+def written(place: Workspace) -> set[str]:
+    return {path.name for path in place.root.iterdir()}
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "told"),
+    [
+        (("keras", "{labels.txt}"), 1, "is no SavedModel, frozen graph, checkpoint, Keras model or TFLite file"),
+        (("keras", "{truncated_contract.keras}"), 1, "is no SavedModel, frozen graph, checkpoint"),
+        (("keras", "nowhere.keras"), 1, "does not exist"),
+        (("keras", "{a.pb}"), 2, "is a frozen graph, not a keras"),
+        (("frozen", "{a.pb}", "{b.pb}", "--prefix", "one"), 2, "--prefix one names 1 graphs, and there are 2"),
+        (("bundle", "m={a.pb}", "m={b.pb}"), 2, "two models have the name 'm'"),
+        (
+            ("tflite", "{planet.h5}", "--publish", "m"),
+            2,
+            "--publish takes a SavedModel, and the result is another: TFLite file",
+        ),
+        (("tflite", "{planet.h5}", "--representative", "x.npz"), 2, "--representative is for --quantize int8"),
+        (("keras", "{planet.h5}", "--decode-image", "input_image=8by8"), 2, "is not INPUT=HEIGHTxWIDTH"),
+        (("checkpoint", "{trained.ckpt}", "--outputs", "y"), 2, "--outputs 'y' is not NAME=NAME"),
+        (("signatures", "{training_and_serving}", "--merge", "x=y"), 2, "--merge 'x=y' is not NEW=NAME,NAME"),
+        (("keras", "{planet.h5}", "--publish", "no/name"), 2, "cannot name a model"),
+    ],
+)
+def test_wrong_words_and_files_are_told_before_tensorflow_is_started(
+    place: Workspace, sources: Path, words: tuple[str, ...], code: int, told: str
+) -> None:
+    before = written(place)
+    started = time.monotonic()
+    stderr = place.fails(code, "convert", *(_filled(word, sources) for word in words))
+
+    assert told in stderr
+    assert written(place) == before
+    assert time.monotonic() - started < 20
+
+
+def _filled(word: str, sources: Path) -> str:
+    before, brace, name = word.partition("{")
+    return f"{before}{sources / name.removesuffix('}')}" if brace else word
+
+
+def test_a_lambda_is_refused_with_the_words_that_would_allow_it(place: Workspace, sources: Path) -> None:
+    stderr = place.fails(1, "convert", "keras", str(sources / "lambda.h5"), hint="--allow-lambda triple")
+
+    assert "holds the Lambda layer 'triple', whose code would run when it is loaded" in stderr
+    assert "lambda" not in written(place)
+
+
+def test_the_result_takes_the_source_s_name(place: Workspace, sources: Path) -> None:
+    table = place.ok("convert", "frozen", str(sources / "a.pb"))
+
+    assert (place.root / "a" / "saved_model.pb").is_file()
+    assert table.splitlines()[0] == "a   SavedModel"
+    assert "parity      serving_default y: off by up to 0" in table
+    place.fails(2, "convert", "frozen", str(sources / "a.pb"), hint="ls -ld a")
+
+
+def test_beyond_tolerance_the_exit_code_is_3_and_nothing_is_written(place: Workspace, sources: Path) -> None:
+    words = ("tflite", str(sources / "planet.h5"), "--quantize", "int8", "--rtol", "0", "--atol", "0")
+    before = written(place)
+    done = place.run("convert", *words)
+
+    assert done.returncode == 3, done.stderr
+    assert "the conversion does not answer as its source" in done.stderr
+    assert written(place) == before
+
+
+def test_an_interrupted_conversion_leaves_nothing_behind(place: Workspace, sources: Path) -> None:
+    before = written(place)
+    process = place.start("convert", "keras", str(sources / "planet.h5"), "--out", "interrupted")
+    try:
+        child = _child_of(process.pid)
+        process.send_signal(signal.SIGINT)
+        _, stderr = process.communicate(timeout=20)
+    finally:
+        process.kill()
+        process.communicate()
+
+    assert process.returncode == 130
+    assert stderr.endswith("interrupted\n")
+    assert not Path(f"/proc/{child}").exists()
+    assert written(place) == before
+
+
+def _child_of(pid: int) -> int:
+    """The TensorFlow process, once it runs."""
+    deadline = time.monotonic() + 20
+    file = Path(f"/proc/{pid}/task/{pid}/children")
+    while time.monotonic() < deadline:
+        for child in file.read_text().split():
+            if b"deployctl.convert.worker" in Path(f"/proc/{child}/cmdline").read_bytes():
+                return int(child)
+        os.sched_yield()
+    raise AssertionError("no child was started")
+
+
+def test_what_was_published_names_its_source(place: Workspace, sources: Path) -> None:
+    converted = place.json("convert", "frozen", str(sources / "b.pb"), "--publish", "square", "-m", "first")
+
+    assert converted["published"]["version"] == 1
+    assert converted["path"] is None
+    provenance = place.json("show", "square@1")["manifest"]["provenance"]
+    assert provenance["source"] == str(sources / "b.pb")
+    assert provenance["parents"] == [converted["sources"][0]["digest"]]
+    golden = (place.root / "models/square/1/assets.extra/deployctl/golden.jsonl").read_text()
+    assert json.loads(golden)["dtypes"] == {"z": "float32"}
