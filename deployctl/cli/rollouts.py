@@ -18,7 +18,6 @@ from deployctl.cli.options import (
     Output,
     OutputOption,
     ReasonOption,
-    ReferenceArgument,
     TargetOption,
     TimeoutOption,
     patient,
@@ -26,6 +25,7 @@ from deployctl.cli.options import (
 )
 from deployctl.cli.render import short_time, write, write_json, write_table
 from deployctl.domain.duration import format_duration, parse_duration
+from deployctl.domain.names import CANARY
 from deployctl.errors import InvalidReferenceError, ModelNotFoundError, UsageError
 
 if TYPE_CHECKING:
@@ -43,9 +43,19 @@ def register(app: typer.Typer) -> None:
 
 def promote(
     context: typer.Context,
-    reference: ReferenceArgument,
+    reference: Annotated[
+        str,
+        typer.Argument(
+            metavar="MODEL[@REF]",
+            help="Version: MODEL@7, MODEL@latest, MODEL@LABEL or MODEL@sha256:PREFIX. Default: the canary.",
+            autocompletion=completion.references,
+        ),
+    ],
     target: TargetOption = None,
     label: Annotated[str, typer.Option(help="The label that moves.")] = "stable",
+    canary: Annotated[
+        bool, typer.Option("--canary", help="Move only `canary`; promoting again finishes, a rollback undoes.")
+    ] = False,
     reason: ReasonOption = "",
     if_current: IfCurrentOption = None,
     timeout: TimeoutOption = None,
@@ -66,7 +76,7 @@ def promote(
     go last. Exit 5 if it failed and the previous state was restored and verified, 6 if that failed too.
     """
     from deployctl.domain.names import parse_label_name
-    from deployctl.domain.reference import parse_reference
+    from deployctl.domain.reference import ByLabel, parse_reference
     from deployctl.operations.promote import Promote, PromoteRequest
     from deployctl.validation import Wishes, promotion_judge
 
@@ -76,8 +86,8 @@ def promote(
     with session(context).open() as deployment:
         place = patient(deployment.target(target), lock_timeout)
         request = PromoteRequest(
-            reference=parse_reference(reference),
-            label=parse_label_name(label),
+            reference=parse_reference(reference, default=ByLabel(CANARY)),
+            label=CANARY if canary else parse_label_name(label),
             reason=reason,
             if_current=if_current,
             timeout_s=_load_timeout(deployment, place.name, timeout),
@@ -186,7 +196,8 @@ def _rollback_line(result: RolledBack, *, spooled: bool) -> str:
     took = format_duration(result.duration_s)
     revision = f"revision {result.revision}{' (spooled)' if spooled else ''}"
     verb = "serves" if result.outcome == "serving" else "already serves"
-    return f"{name} {verb} stable on {result.target}   {revision}   {took}"
+    canary = f"   canary @{result.undone_canary} undone" if result.undone_canary is not None else ""
+    return f"{name} {verb} stable on {result.target}{canary}   {revision}   {took}"
 
 
 def history(

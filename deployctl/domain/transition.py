@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 
-from deployctl.domain.names import STABLE, LabelName, VersionNumber
+from deployctl.domain.names import CANARY, STABLE, LabelName, VersionNumber
 from deployctl.domain.revision import Desired, Revision, RevisionKind, Routing
 from deployctl.errors import UsageError
 
@@ -14,11 +14,16 @@ def promoted(
 ) -> Desired:
     """Returns the state in which `label` points to `version`, with up to `warm_standby` earlier versions loaded.
 
+    A canary that becomes stable is a canary no longer.
+
     Raises:
         UsageError: routing is `latest` and a label other than `stable` would be at a version that takes all
             unlabelled traffic, either because it goes there or because `stable` goes below it.
     """
     labels = {**before.labels, label: version}
+    if label == STABLE and labels.get(CANARY) == version:
+        # It has become what it was tried out for.
+        del labels[CANARY]
     live = version if label == STABLE else before.live(routing)
     above = sorted(each for each in labels if live is not None and labels[each] > live)
     if routing is Routing.LATEST and above:
@@ -65,13 +70,22 @@ def last_known_good(
     restored, so a second rollback goes further back and never forward to what was just left. A revision that
     had no live version, such as the promotion of a first canary, is none to return to, nor is one whose live version
     is `refused`.
+
+    While there is a canary, it alone is undone: what was live before it came stays live. What became live after it
+    was a canary is not made one again.
     """
     if not revisions:
         return None
     left = rollback_version(revisions[0].desired, routing)
-    for each in reversed(_in_force(revisions)):
+    in_force = _in_force(revisions)
+    if CANARY in revisions[0].desired.labels:
+        for each in reversed(in_force):
+            if CANARY not in each.desired.labels and rollback_version(each.desired, routing) == left is not None:
+                return each
+    for each in reversed(in_force):
         version = rollback_version(each.desired, routing)
-        if version is not None and version != left and not refused(version):
+        tried_out = each.desired.labels.get(CANARY) == left
+        if version is not None and version != left and not tried_out and not refused(version):
             return each
     return None
 

@@ -10,7 +10,7 @@ from deployctl.domain.names import ModelName, TargetName, VersionNumber
 from deployctl.domain.revision import BREAK_GLASS
 from deployctl.errors import PreconditionError
 from deployctl.operations.context import Context
-from deployctl.operations.validate import Report, check_passed
+from deployctl.operations.validate import Judged, Report, check_passed
 
 # Judges a version of a model against what serves now.
 Judge = Callable[[ModelName, VersionNumber], Report]
@@ -66,6 +66,11 @@ def admit(
         return Admission(version, live, {BREAK_GLASS: {"ticket": ticket, "passed": [GATES_SKIPPED]}})
     report = judge(model, version)
     check_passed(report, hint=f"deployctl validate {report.subject} --target {target}")
-    words = ", ".join(f"{each.gate} {each.verdict.outcome.value}" for each in report.results)
-    context.observer.step("gates", words)
+    context.observer.step("gates", ", ".join(map(_words, report.results)))
     return Admission(version, live, {"gates": report.evidence()})
+
+
+def _words(judged: Judged) -> str:
+    verdict = judged.verdict
+    # What passed with problems was allowed to, which should be seen.
+    return f"{judged.gate} {verdict.summary if verdict.problems else verdict.outcome.value}"

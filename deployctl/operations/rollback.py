@@ -6,7 +6,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from deployctl.domain.duration import format_duration
-from deployctl.domain.names import STABLE, ModelName, TargetName, VersionNumber
+from deployctl.domain.names import CANARY, STABLE, ModelName, TargetName, VersionNumber
 from deployctl.domain.operation import OperationRequest
 from deployctl.domain.revision import Revision, RevisionKind, RevisionState
 from deployctl.domain.transition import last_known_good, restored, rollback_version
@@ -44,6 +44,7 @@ class RolledBack:
         revision: the current revision afterwards.
         rollout_class: how far the bytes were from serving when it started.
         estimate_s: seconds predicted from this target's history, None without any.
+        undone_canary: the version that was `canary` before and no longer is, None without one.
     """
 
     model: ModelName
@@ -55,6 +56,7 @@ class RolledBack:
     outcome: str
     rollout_class: RolloutClass
     estimate_s: float | None
+    undone_canary: VersionNumber | None
     duration_s: float
 
 
@@ -116,6 +118,7 @@ class Rollback:
             outcome=outcome,
             rollout_class=rollout_class,
             estimate_s=estimate_s,
+            undone_canary=before.labels.get(CANARY) if CANARY not in after.labels else None,
             duration_s=self.context.clock.monotonic() - started,
         )
 

@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from deployctl.domain.names import STABLE
+from deployctl.domain.names import CANARY, STABLE
 from deployctl.domain.revision import RevisionState, Routing
 from deployctl.domain.transition import rollback_version
 from deployctl.errors import RestoredError, RevisionNotFoundError, UsageError
@@ -106,7 +106,8 @@ class Operations(RuleBasedStateMachine):
 
     @rule()
     def roll_back(self) -> None:
-        left = self.world.recorded().live(self.world.routing)
+        before = self.world.recorded()
+        left = before.live(self.world.routing)
         try:
             result = self.world.rollback()
         except RevisionNotFoundError:
@@ -114,7 +115,7 @@ class Operations(RuleBasedStateMachine):
         except RestoredError:
             assert self.world.server.broken
         else:
-            assert result.version != left
+            assert result.version != left or (CANARY in before.labels and result.undone_canary is not None)
             assert rollback_version(self.world.recorded(), self.world.routing) == result.version
         self.whole = True
 

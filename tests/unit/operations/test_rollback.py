@@ -178,13 +178,28 @@ def test_a_model_whose_only_label_is_canary_can_be_rolled_back_after_stable(worl
     assert world.server.labels(HALF) == {"canary": 1, "stable": 2}
 
 
-def test_takes_back_the_canary_that_came_with_what_is_left(world: World) -> None:
+def test_undoes_a_canary_alone_and_goes_further_back_after_that(world: World) -> None:
     world.promote(1)
     world.promote(2)
     world.promote(3, label="canary")
 
-    world.rollback()
+    undone = world.rollback()
 
+    assert (undone.version, undone.previous_version, undone.undone_canary) == (2, 2, 3)
+    assert world.server.labels(HALF) == {"stable": 2}
+    assert world.rollback().version == 1
+    assert world.server.labels(HALF) == {"stable": 1}
+
+
+def test_a_finished_canary_is_rolled_back_like_any_promotion(world: World) -> None:
+    world.promote(1)
+    world.promote(2, label="canary")
+    world.promote("canary")
+    assert world.server.labels(HALF) == {"stable": 2}
+
+    result = world.rollback()
+
+    assert (result.version, result.undone_canary) == (1, None)
     assert world.server.labels(HALF) == {"stable": 1}
 
 
