@@ -34,8 +34,8 @@ class Loader(abc.ABC):
     """Loads one version from its directory."""
 
     @abc.abstractmethod
-    def load(self, name: str, version: int, path: str) -> LoadedServable:
-        """Returns the loaded version, ready to serve.
+    def load(self, name: str, version: int, path: str, *, background: bool) -> LoadedServable:
+        """Returns the loaded version, ready to serve; with `background` requests to others come first.
 
         Raises:
             StatusError: it cannot be loaded.
@@ -301,7 +301,9 @@ class Lifecycle:
         attempt = 0
         while True:
             try:
-                return self._loader.load(harness.name, harness.version, harness.path)
+                # While nothing is served, nothing needs the processors more.
+                background = bool(self._serving)
+                return self._loader.load(harness.name, harness.version, harness.path, background=background)
             except StatusError as error:
                 if attempt >= self._options.max_load_retries or harness.cancelled.is_set():
                     raise

@@ -65,9 +65,9 @@ class SavedModelLoader(Loader):
         self._scheduler = scheduler
         self._tflite = tflite
 
-    def load(self, name: str, version: int, path: str) -> LoadedServable:
+    def load(self, name: str, version: int, path: str, *, background: bool) -> LoadedServable:
         """Returns the version, loaded and warmed up."""
-        runner = self._runner(path)
+        runner = self._runner(path, background=background)
         try:
             servable = TensorFlowServable(
                 name, version, runner, check_method_names=self._options.check_method_names, metrics=self._metrics
@@ -79,9 +79,9 @@ class SavedModelLoader(Loader):
             raise
         return servable
 
-    def _runner(self, path: str) -> Runner:
+    def _runner(self, path: str, *, background: bool) -> Runner:
         batching = self._batching(path)
-        session = (self._tflite and self._tflite.load(path)) or self._session(path)
+        session = (self._tflite and self._tflite.load(path)) or self._session(path, background=background)
         if batching is None or self._scheduler is None:
             return session
         from deployctl.modelserver.batching import BatchingRunner
@@ -89,10 +89,10 @@ class SavedModelLoader(Loader):
         logger.info("Wrapping session to perform batch processing")
         return BatchingRunner(session, self._scheduler, batching)
 
-    def _session(self, path: str) -> Session:
+    def _session(self, path: str, *, background: bool) -> Session:
         started = time.perf_counter()
         try:
-            session = Session(path, self._options.session)
+            session = Session(path, self._options.session, background=background)
         except ValueError as error:
             self._metrics.loaded(path, succeeded=False, micros=0)
             raise StatusError(Code.DATA_LOSS, f"The MetaGraphDef in {path} cannot be read: {error}") from error

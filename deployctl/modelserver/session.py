@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from deployctl.modelserver import wire
+from deployctl.modelserver.background import in_background
 from deployctl.modelserver.capi import Buffer, CApi, Output, c_api
 from deployctl.modelserver.costs import RecentCosts
 from deployctl.modelserver.interface import Code, StatusError
@@ -27,6 +28,8 @@ _TIMEOUT_IN_MS, _INTER_OP_THREAD_POOL = 2, 3
 _IN_CALLERS_THREAD = wire.varint(_INTER_OP_THREAD_POOL << 3) + wire.varint(2**64 - 1)
 # Operations that repeat or wait, so that the shapes of the inputs do not bound how long a call takes.
 _UNBOUNDED = re.compile(rb"While|NextIteration|Dequeue|Stage|Barrier|Iterator|PyFunc|Dataset")
+_LONGEST_NAME = len("NextIteration")
+_PIECE_BYTES = 1 << 16
 # Output filters make new combinations of a signature's outputs.
 _MOST_ENDS = 1024
 # tensorflow.ConfigProto
@@ -74,8 +77,8 @@ class Session(Runner):
     than a small graph. There a time limit is not enforced, so graphs that may loop or wait never run that way.
     """
 
-    def __init__(self, directory: str, options: SessionOptions) -> None:
-        """Loads `directory`.
+    def __init__(self, directory: str, options: SessionOptions, *, background: bool = False) -> None:
+        """Loads `directory`, with `background` behind whatever else wants the processors.
 
         Raises:
             StatusError: TensorFlow's own code and words.
@@ -87,7 +90,9 @@ class Session(Runner):
         self._costs = RecentCosts()
         self._graph: int = self._api.new_graph()
         try:
-            self._session, self._signatures, self._bounded = _load(self._api, self._graph, directory, options)
+            self._session, self._signatures, self._bounded = _load(
+                self._api, self._graph, directory, options, background=background
+            )
         except BaseException:
             self._api.delete_graph(self._graph)
             raise
@@ -206,7 +211,9 @@ def return_memory() -> None:
         trim(0)
 
 
-def _load(api: CApi, graph: int, directory: str, options: SessionOptions) -> tuple[int, LoadedSignatures, bool]:
+def _load(
+    api: CApi, graph: int, directory: str, options: SessionOptions, *, background: bool
+) -> tuple[int, LoadedSignatures, bool]:
     """Returns the session, its signatures, and whether the inputs' shapes bound how long a call takes."""
     session_options = api.new_session_options()
     meta_graph = api.new_buffer()
@@ -218,16 +225,28 @@ def _load(api: CApi, graph: int, directory: str, options: SessionOptions) -> tup
             api.raise_for(status)
         tags = (ctypes.c_char_p * len(options.tags))(*(tag.encode() for tag in options.tags))
         status = api.new_status()
-        session = api.load_session(
-            session_options, None, directory.encode(), tags, len(tags), graph, meta_graph, status
-        )
+
+        def load() -> int:
+            session: int = api.load_session(
+                session_options, None, directory.encode(), tags, len(tags), graph, meta_graph, status
+            )
+            return session
+
+        # A configuration may give the session threads of its own, which would keep the loading thread's priority.
+        session = in_background(load) if background and not options.config else load()
         api.raise_for(status)
         contents: Buffer = meta_graph.contents
         view = memoryview((ctypes.c_char * contents.length).from_address(contents.data)).cast("B")
-        return session, read_signatures(view), _UNBOUNDED.search(view) is None
+        return session, read_signatures(view), not _may_loop(view)
     finally:
         api.delete_buffer(meta_graph)
         api.delete_session_options(session_options)
+
+
+def _may_loop(meta_graph_def: memoryview) -> bool:
+    # In pieces, between which other threads run: constants may make a graph as large as its weights.
+    starts = range(0, len(meta_graph_def), _PIECE_BYTES)
+    return any(_UNBOUNDED.search(meta_graph_def[start : start + _PIECE_BYTES + _LONGEST_NAME]) for start in starts)
 
 
 def _time_limit(api: CApi, timeout_s: float) -> object:

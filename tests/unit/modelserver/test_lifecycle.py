@@ -76,9 +76,11 @@ class PretendLoader(Loader):
         self.events: list[str] = []
         self.broken: dict[int, int] = {}
         self.held: dict[int, threading.Event] = {}
+        self.in_background: list[bool] = []
 
-    def load(self, name: str, version: int, path: str) -> LoadedServable:
+    def load(self, name: str, version: int, path: str, *, background: bool) -> LoadedServable:
         self.events.append(f"load {version}")
+        self.in_background.append(background)
         if version in self.held:
             assert self.held[version].wait(20)
         if self.broken.get(version, 0) > 0:
@@ -342,3 +344,14 @@ def test_a_late_report_never_overwrites_a_later_state(
 
     assert states.seen == list(VersionState)[-5:]
     lifecycle.stop(timeout_s=5)
+
+
+def test_only_what_loads_beside_something_that_serves_loads_in_the_background(
+    lifecycle: Lifecycle, loader: PretendLoader
+) -> None:
+    aspire(lifecycle, 1)
+    wait_until(lambda: states(lifecycle).get(1) is VersionState.AVAILABLE)
+    aspire(lifecycle, 1, 2)
+    wait_until(lambda: states(lifecycle).get(2) is VersionState.AVAILABLE)
+
+    assert loader.in_background == [False, True]
