@@ -170,6 +170,7 @@ class Deployment:
             routing=settings.routing,
             warm_standby=settings.warm_standby,
             lock_timeout_s=settings.lock_timeout_s,
+            resource_preserving=settings.resource_preserving,
         )
 
     def runtime(self, target: TargetName, settings: TargetSettings) -> ServingRuntime:

@@ -193,6 +193,9 @@ def _rollback_line(result: RolledBack, *, spooled: bool) -> str:
     name = f"{result.model}@{result.version}"
     if result.outcome == "planned":
         return f"{name} would serve stable on {result.target} instead of @{result.previous_version}"
+    if result.outcome == "recorded":
+        what = f"{name} is recorded as stable on {result.target}, whose server is down"
+        return f"{what}   revision {result.revision}   deployctl up {result.target}"
     took = format_duration(result.duration_s)
     revision = f"revision {result.revision}{' (spooled)' if spooled else ''}"
     verb = "serves" if result.outcome == "serving" else "already serves"

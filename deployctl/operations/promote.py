@@ -107,7 +107,7 @@ class Promote:
             )
             rollout = Rollout(place)
             after = promoted(
-                before, version, request.label, routing=self.target.routing, warm_standby=self.target.warm_standby
+                before, version, request.label, routing=self.target.routing, warm_standby=self.target.standby_of(model)
             )
             revision, outcome = current.number if current else None, "planned"
             if previous == version:

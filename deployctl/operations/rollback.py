@@ -8,12 +8,13 @@ from dataclasses import dataclass
 from deployctl.domain.duration import format_duration
 from deployctl.domain.names import CANARY, STABLE, ModelName, TargetName, VersionNumber
 from deployctl.domain.operation import OperationRequest
-from deployctl.domain.revision import Revision, RevisionKind, RevisionState
+from deployctl.domain.revision import Desired, Revision, RevisionKind, RevisionState
+from deployctl.domain.serving import ServerCondition
 from deployctl.domain.transition import last_known_good, restored, rollback_version
 from deployctl.errors import DependencyError, ModelNotFoundError, RevisionNotFoundError, VersionNotFoundError
 from deployctl.operations.context import Context
 from deployctl.operations.holds import check_not_quarantined, quarantine_of
-from deployctl.operations.leased import leased
+from deployctl.operations.leased import LeasedTarget, leased
 from deployctl.operations.rollout import Change, Rollout, RolloutClass, check_current
 from deployctl.operations.target import Target
 
@@ -40,7 +41,8 @@ class RolledBack:
 
     Attributes:
         restores: the number of the revision that it returned to.
-        outcome: "serving"; "unchanged" where all labels and versions are so already; "planned" in a dry run.
+        outcome: "serving"; "unchanged" where all labels and versions are so already; "recorded" where the server is
+            down, and serves it once it is up; "planned" in a dry run.
         revision: the current revision afterwards.
         rollout_class: how far the bytes were from serving when it started.
         estimate_s: seconds predicted from this target's history, None without any.
@@ -73,54 +75,65 @@ class Rollback:
         Raises:
             RevisionNotFoundError: nothing to go back to.
             QuarantinedError, VersionNotFoundError: it cannot be gone back to; nothing changed.
-            LockedError, PreconditionError, ServerUnavailableError: nothing changed.
+            LockedError, PreconditionError: nothing changed.
             RestoredError, DegradedError: see `Rollout`.
         """
         started = self.context.clock.monotonic()
-        target = self.target
-        with leased(target, self.context, self._operation(request), dry_run=request.dry_run) as place:
-            served = self._served(request.model)
-            check_current(target, request.model, request.if_current)
-            goal, version = self._goal(request, served)
-            before = served[0].desired
-            after = restored(before, goal.desired, routing=target.routing, warm_standby=target.warm_standby)
-            change = Change(
-                model=request.model,
-                version=version,
-                label=STABLE,
-                kind=RevisionKind.ROLLBACK,
-                reason=request.reason,
-                timeout_s=request.timeout_s,
-                restores=goal.number,
-            )
-            rollout = Rollout(place)
-            rollout_class = rollout.classify(request.model, version)
-            estimate_s = estimate(served, rollout_class)
-            previous = before.live(target.routing)
-            revision, outcome = None, "planned"
-            if after == before:
-                revision, outcome = served[0].number, "unchanged"
-                if not request.dry_run:
-                    place.require_ready()
-                    place.put_back(request.model, after)
-            else:
-                self._announce(change, previous, rollout_class, estimate_s)
-            if outcome == "planned" and not request.dry_run:
-                revision, outcome = rollout(change, before, after).revision, "serving"
+        with leased(self.target, self.context, self._operation(request), dry_run=request.dry_run) as place:
+            plan = self._plan(request, place)
+            revision, outcome = self._carry_out(plan, place, dry_run=request.dry_run)
             place.running.end(outcome)
+        before, after = plan.before, plan.after
         return RolledBack(
             model=request.model,
-            target=target.name,
-            version=version,
-            previous_version=previous,
+            target=self.target.name,
+            version=plan.change.version,
+            previous_version=before.live(self.target.routing),
             revision=revision,
-            restores=goal.number,
+            restores=plan.goal.number,
             outcome=outcome,
-            rollout_class=rollout_class,
-            estimate_s=estimate_s,
+            rollout_class=plan.rollout_class,
+            estimate_s=plan.estimate_s,
             undone_canary=before.labels.get(CANARY) if CANARY not in after.labels else None,
             duration_s=self.context.clock.monotonic() - started,
         )
+
+    def _plan(self, request: RollbackRequest, place: LeasedTarget) -> _Plan:
+        target, model = self.target, request.model
+        served = self._served(model)
+        check_current(target, model, request.if_current)
+        goal, version = self._goal(request, served)
+        before = served[0].desired
+        after = restored(before, goal.desired, routing=target.routing, warm_standby=target.standby_of(model))
+        change = Change(
+            model=model,
+            version=version,
+            label=STABLE,
+            kind=RevisionKind.ROLLBACK,
+            reason=request.reason,
+            timeout_s=request.timeout_s,
+            restores=goal.number,
+        )
+        down = place.condition() is not ServerCondition.READY
+        if down:
+            here = target.repository.is_local(model, version)
+            rollout_class = RolloutClass.WARM if here else RolloutClass.COLD
+        else:
+            rollout_class = Rollout(place).classify(model, version)
+        return _Plan(change, served[0], goal, before, after, rollout_class, estimate(served, rollout_class), down)
+
+    def _carry_out(self, plan: _Plan, place: LeasedTarget, *, dry_run: bool) -> tuple[int | None, str]:
+        """Returns the current revision afterwards, and the outcome."""
+        if plan.after == plan.before:
+            if not (dry_run or plan.down):
+                place.put_back(plan.change.model, plan.after)
+            return plan.current.number, "unchanged"
+        self._announce(plan)
+        if dry_run:
+            return None, "planned"
+        if plan.down:
+            return Rollout(place).record(plan.change, plan.before, plan.after), "recorded"
+        return Rollout(place)(plan.change, plan.before, plan.after).revision, "serving"
 
     def _operation(self, request: RollbackRequest) -> OperationRequest:
         subject = f"{request.model}@{request.to_version}" if request.to_version is not None else request.model
@@ -131,6 +144,10 @@ class Rollback:
             "timeout_s": request.timeout_s,
         }
         return OperationRequest("rollback", subject, self.target.name, request.model, repeat)
+
+    def _class_while_down(self, version: VersionNumber, request: RollbackRequest) -> RolloutClass:
+        here = self.target.repository.is_local(request.model, version)
+        return RolloutClass.WARM if here else RolloutClass.COLD
 
     def _served(self, model: ModelName) -> list[Revision]:
         revisions = self.target.lineage.revisions(self.target.name, model, limit=_LOOK_BACK)
@@ -179,15 +196,28 @@ class Rollback:
         goal = last_known_good(served, self.target.routing, refused)
         return goal, "earlier revision that served another version"
 
-    def _announce(
-        self, change: Change, previous: VersionNumber | None, rollout_class: RolloutClass, estimate_s: float | None
-    ) -> None:
+    def _announce(self, plan: _Plan) -> None:
+        change, previous = plan.change, plan.before.live(self.target.routing)
         was = "nothing" if previous is None else f"@{previous}"
-        about = f", about {format_duration(estimate_s)}" if estimate_s is not None else ""
+        about = f", about {format_duration(plan.estimate_s)}" if plan.estimate_s is not None else ""
         self.context.observer.step(
             f"{change.model} on {self.target.name}:",
-            f"{was} -> @{change.version}, revision {change.restores}, {rollout_class.value}{about}",
+            f"{was} -> @{change.version}, revision {change.restores}, {plan.rollout_class.value}{about}",
         )
+
+
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """What a rollback is going to do; `down` where the server is."""
+
+    change: Change
+    current: Revision
+    goal: Revision
+    before: Desired
+    after: Desired
+    rollout_class: RolloutClass
+    estimate_s: float | None
+    down: bool
 
 
 def obstacle(target: Target, model: ModelName, version: VersionNumber) -> str | None:

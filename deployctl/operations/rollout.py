@@ -9,6 +9,7 @@ from typing import Any
 
 from deployctl.domain.duration import format_duration
 from deployctl.domain.event import EventKind
+from deployctl.domain.manifest import format_time, parse_time
 from deployctl.domain.names import STABLE, LabelName, ModelName, VersionNumber
 from deployctl.domain.operation import Phase
 from deployctl.domain.revision import Desired, RevisionKind, Routing
@@ -136,6 +137,26 @@ class Rollout:
             raise
         return Rolled(number, after, before, rollout_class, evidence)
 
+    def record(self, change: Change, before: Desired, after: Desired) -> int:
+        """Records `after` as what the server is to start with, while it does not run; returns the revision.
+
+        Raises:
+            StorageError: a version is not in its place and could not be fetched; nothing changed.
+        """
+        place = self.place
+        place.running.enter(Phase.FETCH)
+        before, after = place.fetch(change.model, before), place.fetch(change.model, after)
+        place.check_config(change.model, after)
+        place.running.enter(Phase.RECORD)
+        number = self._record_pending(change, before, after)
+        self._verify_bytes(change, RolloutClass.WARM)
+        place.running.enter(Phase.FINISH)
+        with place.lease.turn(timeout_s=CALL_TIMEOUT_S):
+            evidence = {"server": place.condition().value, **change.evidence}
+            self._record(EventKind.REVISION_SERVING, change, number, evidence)
+            self.target.runtime.persist(self.target.recorded_config())
+        return number
+
     def _serves(self, model: ModelName, number: int) -> bool:
         current = self.place.current(model)
         return current is not None and current.number == number
@@ -150,13 +171,25 @@ class Rollout:
         self.place.running.enter(Phase.LOAD)
         started = self.context.clock.monotonic()
         deadline = self.context.deadline(change.timeout_s)
-        self.place.apply(change.model, together(before, after), deadline)
+        between = together(before, after)
+        if self.target.lets_go_first(change.model) and before.versions and change.version not in before.versions:
+            evidence["gap_began"] = format_time(self.context.clock.now())
+            words = f"{change.model} answers nobody from now until @{change.version} is loaded"
+            self.context.observer.step("gap", words)
+            self._make_room(change.model, deadline)
+            between = Desired(after.versions)
+        self.place.apply(change.model, between, deadline)
         self.place.await_loaded(change.model, after, deadline)
         evidence["load_s"] = self.context.clock.monotonic() - started
-        beside = ", ".join(f"@{version}" for version in before.versions if version != change.version)
+        beside = ", ".join(f"@{version}" for version in between.versions if version != change.version)
         words = f"@{change.version} AVAILABLE{' beside ' + beside if beside else ''}"
         self.context.observer.step("load", f"{words} after {format_duration(evidence['load_s'])}")
         self._probe(change, ServedSpec(change.model, version=change.version), "version")
+
+    def _make_room(self, model: ModelName, deadline: Deadline) -> None:
+        """Lets all of a model go that is too big to be in memory twice."""
+        self.place.apply(model, Desired(), deadline)
+        self.place.await_unloaded(model, deadline)
 
     def _switch(self, change: Change, after: Desired, evidence: dict[str, Any]) -> None:
         self.place.running.enter(Phase.SWITCH)
@@ -166,6 +199,10 @@ class Rollout:
         self._probe(change, ServedSpec(change.model, label=change.label), "label")
         if change.label == STABLE and self.target.routing is Routing.LATEST:
             self._await_traffic(change, deadline)
+        if "gap_began" in evidence:
+            gap_s = (self.context.clock.now() - parse_time(evidence["gap_began"])).total_seconds()
+            evidence["gap_s"] = gap_s
+            self.context.observer.step("gap", f"{change.model} did not answer for {format_duration(gap_s)}")
         evidence["switch_s"] = self.context.clock.monotonic() - started
         evidence["available"] = sorted(self.place.available(change.model))
 
@@ -193,6 +230,8 @@ class Rollout:
         target = self.target.name
         try:
             self.place.running.enter(Phase.RESTORE)
+            if self.target.lets_go_first(change.model):
+                self._make_room(change.model, self.context.deadline(CALL_TIMEOUT_S))
             self.place.put_back(change.model, before)
         except DeployctlError as error:
             self._record_failed(change, number, {"error": str(cause), "restore": str(error)})

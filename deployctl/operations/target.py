@@ -20,6 +20,7 @@ class Target:
     Attributes:
         runtime_name: as in the settings, for the record.
         warm_standby: how many earlier versions stay loaded after a change.
+        resource_preserving: models too big to be in memory twice; "*" for all.
         lock_timeout_s: how long to wait for another operation on this target.
     """
 
@@ -32,10 +33,19 @@ class Target:
     routing: Routing
     warm_standby: int
     lock_timeout_s: float
+    resource_preserving: tuple[str, ...] = ()
 
     def recorded(self) -> dict[ModelName, Revision]:
         """Returns the newest revision that served, by model."""
         return {revision.model: revision for revision in self.lineage.current(self.name)}
+
+    def lets_go_first(self, model: ModelName) -> bool:
+        """Whether the old version of `model` is let go before the new one is loaded, at the price of a gap."""
+        return model in self.resource_preserving or "*" in self.resource_preserving
+
+    def standby_of(self, model: ModelName) -> int:
+        """Returns how many earlier versions of `model` stay loaded after a change."""
+        return 0 if self.lets_go_first(model) else self.warm_standby
 
     def current(self, model: ModelName) -> Revision | None:
         """Returns the newest revision of `model` that served."""

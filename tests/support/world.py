@@ -80,6 +80,7 @@ class World:
     fuse: Fuse = field(default_factory=Fuse)
     journal: Journal = field(default_factory=Journal)
     operations: int = 0
+    resource_preserving: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         self.server = InMemoryServer(self.clock, self.fuse)
@@ -100,6 +101,7 @@ class World:
             routing=self.routing,
             warm_standby=self.warm_standby,
             lock_timeout_s=1.0,
+            resource_preserving=self.resource_preserving,
         )
 
     @property

@@ -393,3 +393,50 @@ def test_versions_of_two_models_do_not_mix(world: World) -> None:
 
     assert world.server.available(ModelName("other")) == {2}
     assert world.recorded("other").labels == {"stable": 2}
+
+
+class TestResourcePreserving:
+    """The old version is let go before the new one is loaded."""
+
+    @pytest.fixture
+    def tight(self, tmp_path: Path) -> World:
+        world = World(tmp_path / "models", resource_preserving=("half",))
+        world.add(1, 2)
+        world.add(1, model="ranker")
+        world.up()
+        world.promote(1, model="ranker")
+        world.promote(1)
+        world.server.sent.clear()
+        return world
+
+    def test_the_two_are_never_loaded_together(self, tight: World) -> None:
+        promotion = tight.promote(2)
+
+        assert tight.sent() == [([], {}), ([2], {}), ([2], {"stable": 2})]
+        assert promotion.standby == ()
+        assert tight.server.labels("ranker") == {"stable": 1}
+
+    def test_the_gap_is_announced_and_measured(self, tight: World) -> None:
+        tight.promote(2)
+
+        evidence = tight.lineage.revisions(LOCAL, HALF, limit=1)[0].evidence
+        assert evidence["gap_s"] >= tight.server.load_s
+        gap = [step for step in tight.journal.steps if step.startswith("gap ")]
+        assert gap[0] == "gap half answers nobody from now until @2 is loaded"
+        assert gap[1].startswith("gap half did not answer for ")
+
+    def test_the_old_version_is_loaded_again_when_the_new_one_cannot_be(self, tight: World) -> None:
+        tight.break_version(2, "no such op")
+
+        with pytest.raises(RestoredError, match="@1 was restored and verified"):
+            tight.promote(2)
+
+        assert tight.server.labels(HALF) == {"stable": 1}
+        assert tight.server.available(HALF) == {1}
+
+    def test_a_rollback_leaves_a_gap_too(self, tight: World) -> None:
+        tight.promote(2)
+        tight.server.sent.clear()
+
+        assert tight.rollback().version == 1
+        assert tight.sent() == [([], {}), ([1], {}), ([1], {"stable": 1})]

@@ -12,7 +12,6 @@ from deployctl.errors import (
     PreconditionError,
     RestoredError,
     RevisionNotFoundError,
-    ServerUnavailableError,
     VersionNotFoundError,
 )
 from deployctl.operations.rollout import RolloutClass
@@ -258,11 +257,16 @@ def test_a_version_that_cannot_be_loaded_again_leaves_the_live_one(promoted: Wor
     assert promoted.server.labels(HALF) == {"stable": 3}
 
 
-def test_a_server_that_is_down_is_unavailable(promoted: World) -> None:
+def test_while_the_server_is_down_it_is_recorded_and_served_once_it_is_up(promoted: World) -> None:
     promoted.server.crash()
 
-    with pytest.raises(ServerUnavailableError):
-        promoted.rollback()
+    result = promoted.rollback()
+
+    assert (result.outcome, result.version, result.revision) == ("recorded", 2, 4)
+    assert promoted.unsettled() == ()
+    promoted.up()
+    assert promoted.server.labels(HALF) == {"stable": 2}
+    assert promoted.rollback().version == 1
 
 
 def test_with_routing_latest_the_higher_version_is_let_go(tmp_path: Path) -> None:
