@@ -97,7 +97,8 @@ def validate(
 
 def _hint(report: Report) -> str:
     """Returns what shows more of a refusal than the report does."""
-    if report.refusal is not None and report.refusal.gate == "compatibility" and "@" in report.serving:
+    compared = "@" in report.serving and report.serving != report.subject
+    if report.refusal is not None and report.refusal.gate == "compatibility" and compared:
         return f"deployctl diff {report.serving} {report.subject}"
     return f"deployctl {'show' if '@' in report.subject else 'inspect'} {report.subject}"
 

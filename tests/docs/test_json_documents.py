@@ -21,6 +21,8 @@ COMMANDS: tuple[tuple[str, int], ...] = (
     (f"deployctl publish {MODELS}/saved_model_half_plus_two_cpu/00000123 --model half --metric a=0.5 -o json", 0),
     (f"deployctl publish {MODELS}/saved_model_half_plus_three/00000123 --model half --tag kind=test -o json", 0),
     ("deployctl up -o json", 0),
+    ("deployctl validate half@1 --gate signature --gate ops -o json", 0),
+    ("deployctl golden record half@1 --random 2 -o json", 0),
     ("deployctl promote half@1 -o json", 0),
     ("deployctl promote half@2 -o json", 0),
     ("deployctl rollback half -o json", 0),
