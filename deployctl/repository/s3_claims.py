@@ -211,11 +211,16 @@ class Beating(Observer):
 
 @dataclass(frozen=True, slots=True)
 class Contents:
-    """Which versions hold which bytes."""
+    """Which versions hold which bytes.
+
+    Attributes:
+        given_up: tokens of our own publishers that failed, and may not have been able to say so in the store.
+    """
 
     store: S3Store
     clock: Clock
     lock_timeout_s: float
+    given_up: set[str] = field(default_factory=set)
 
     def versions(self, model: ModelName, digest: Digest) -> Iterator[tuple[str, bytes, VersionNumber | None]]:
         """Yields key, record and version of every record of these bytes, newest first."""
@@ -253,7 +258,8 @@ class Contents:
                 said = read_record(now).get("version")
                 version = VersionNumber(said) if isinstance(said, int) else None
                 continue
-            if is_known_dead(record) or self.clock.monotonic() - unchanged_since > _STALE_AFTER_S:
+            is_gone = is_known_dead(record) or read_record(record).get("token") in self.given_up
+            if is_gone or self.clock.monotonic() - unchanged_since > _STALE_AFTER_S:
                 return False
             if self.clock.monotonic() > deadline:
                 raise LockedError(

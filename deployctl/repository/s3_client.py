@@ -11,22 +11,21 @@ import hashlib
 import random
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, TypeVar
 
 from deployctl.errors import DamagedTransferError, SettingsError, StorageError
+from deployctl.repository.s3_checks import check_etag, checksummed, crc32, damaged
 from deployctl.repository.s3_errors import Absent, DeadlinePassed, LostRace, store_errors
 from deployctl.repository.s3_listing import Found, Listing, Upload
 
 Result = TypeVar("Result")
 
 SCHEME = "s3://"
-_ATTEMPTS = 4
 _CONNECT_TIMEOUT_S = 5
-_READ_TIMEOUT_S = 20
 _FIRST_PAUSE_S = 0.1
 _PIECE = 1 << 20
 _DELETE_AT_ONCE = 1000
@@ -49,6 +48,8 @@ class S3Options:
         single_publisher: whether publishing is never done by two at a time, so that a store without conditional
             puts will do.
         connections: requests under way at the same time.
+        attempts: how often a request is sent at most.
+        answer_timeout_s: how long one attempt waits for the next byte of an answer.
     """
 
     bucket: str
@@ -65,6 +66,8 @@ class S3Options:
     single_publisher: bool = False
     deadline_s: float = 120.0
     connections: int = 10
+    attempts: int = 4
+    answer_timeout_s: float = 20.0
 
 
 def parse_url(url: str) -> tuple[str, str]:
@@ -118,7 +121,7 @@ class S3Store:
     def put(self, key: str, body: bytes) -> None:
         """Puts a small object of our own, replacing what is there."""
         with self._request("write", key) as s3:
-            s3.put_object(**self._where(key), **self._encrypted(), **_checksummed(body))
+            s3.put_object(**self._where(key), **self._encrypted(), **checksummed(body))
 
     def put_new(self, key: str, body: bytes) -> bool:
         """Puts a small object unless there is one of that key; whether `body` is what is there now.
@@ -128,7 +131,7 @@ class S3Store:
         for attempt in range(_COLLISIONS):
             try:
                 with self._request("write", key) as s3:
-                    s3.put_object(**self._where(key), **self._encrypted(), **_checksummed(body), IfNoneMatch="*")
+                    s3.put_object(**self._where(key), **self._encrypted(), **checksummed(body), IfNoneMatch="*")
                 return True
             except LostRace:
                 found = self.get(key)
@@ -138,9 +141,18 @@ class S3Store:
         return False
 
     def put_file(self, key: str, body: bytes) -> None:
-        """Puts a file of a version in one piece."""
-        with self._request("write", key) as s3:
-            s3.put_object(**self._where(key), **self._file_extras(), **_checksummed(body))
+        """Puts a file of a version in one piece; the store, or its answer, says that all bytes arrived.
+
+        Raises:
+            DamagedTransferError: other bytes arrived each time.
+        """
+
+        def put() -> None:
+            with self._request("write", key) as s3:
+                answer = s3.put_object(**self._where(key), **self._file_extras(), **checksummed(body))
+            self._check_arrival(answer, "ChecksumSHA256", body, key)
+
+        self._insisting(put, "write", key)
 
     def start_upload(self, key: str) -> str:
         """Returns the id of a new multipart upload."""
@@ -149,14 +161,23 @@ class S3Store:
         return str(answer["UploadId"])
 
     def put_part(self, key: str, upload_id: str, number: int, body: bytes) -> dict[str, Any]:
-        """Uploads part `number` (from 1) and returns what `finish_upload` needs of it."""
-        checksum = base64.b64encode(_crc32(body).to_bytes(4, "big")).decode()
-        with self._request("write", key) as s3:
-            answer = s3.upload_part(
-                **self._where(key), UploadId=upload_id, PartNumber=number, Body=body, ChecksumCRC32=checksum
-            )
-        part = {"ETag": answer["ETag"], "PartNumber": number}
-        return part | ({"ChecksumCRC32": checksum} if "ChecksumCRC32" in answer else {})
+        """Uploads part `number` (from 1) and returns what `finish_upload` needs of it.
+
+        Raises:
+            DamagedTransferError: other bytes arrived each time.
+        """
+        checksum = base64.b64encode(crc32(body).to_bytes(4, "big")).decode()
+
+        def put() -> dict[str, Any]:
+            with self._request("write", key) as s3:
+                answer = s3.upload_part(
+                    **self._where(key), UploadId=upload_id, PartNumber=number, Body=body, ChecksumCRC32=checksum
+                )
+            self._check_arrival(answer, "ChecksumCRC32", body, key)
+            part = {"ETag": answer["ETag"], "PartNumber": number}
+            return part | ({"ChecksumCRC32": checksum} if "ChecksumCRC32" in answer else {})
+
+        return self._insisting(put, "write", key)
 
     def finish_upload(self, key: str, upload_id: str, parts: list[dict[str, Any]]) -> None:
         """Makes an object of all the parts."""
@@ -260,37 +281,46 @@ class S3Store:
     def _get_checked(self, key: str) -> bytes:
         with self._request("read", key) as s3:
             answer = s3.get_object(**self._where(key))
-            body = self._read(answer["Body"])
+            body = self._read(answer, key)
         expected = answer.get("Metadata", {}).get("sha256")
         if expected and hashlib.sha256(body).hexdigest() != expected:
-            raise DamagedTransferError(f"{self.url(key)} arrived with other bytes than were written")
+            raise damaged(f"{self.url(key)} arrived with other bytes than were written")
         return body
 
     def _get_range(self, key: str, start: int, length: int) -> bytes:
         with self._request("read", key) as s3:
             answer = s3.get_object(**self._where(key), Range=f"bytes={start}-{start + length - 1}")
-            body = self._read(answer["Body"])
+            body = self._read(answer, key)
         if len(body) != length:
-            raise DamagedTransferError(f"{self.url(key)} has {len(body)} bytes from {start} on, not {length}")
+            raise damaged(f"{self.url(key)} has {len(body)} bytes from {start} on, not {length}")
         return body
 
-    def _read(self, stream: Any) -> bytes:
-        """Reads to the end; a store that drips bytes meets the deadline too."""
+    def _read(self, answer: dict[str, Any], key: str) -> bytes:
+        """Reads a body to its end; a store that drips bytes meets the deadline too."""
         pieces = []
-        with stream:
-            while piece := stream.read(_PIECE):
+        with answer["Body"] as stream:
+            # The SDK's own `read` waits until it has all that it was asked for, however slowly that comes.
+            while piece := stream.read1(_PIECE):
                 pieces.append(piece)
                 self._check_deadline()
-        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+        body = pieces[0] if len(pieces) == 1 else b"".join(pieces)
+        if len(body) != answer["ContentLength"]:
+            raise damaged(f"{self.url(key)} ended after {len(body)} of {answer['ContentLength']} bytes")
+        return body
+
+    def _check_arrival(self, answer: dict[str, Any], checksum: str, body: bytes, key: str) -> None:
+        # With a key of KMS, the ETag is no MD5.
+        if checksum not in answer and self.options.sse != "aws:kms":
+            check_etag(str(answer.get("ETag", "")), body, self.url(key))
 
     def _insisting(self, ask: Callable[[], Result], action: str, key: str) -> Result:
         """Returns what `ask` returns, asking again where a body ended early, broke off or was wrong."""
         deadline = time.monotonic() + self.options.deadline_s
-        for attempt in range(_ATTEMPTS):
+        for attempt in range(self.options.attempts):
             try:
                 return ask()
             except DamagedTransferError:
-                if attempt + 1 == _ATTEMPTS or time.monotonic() > deadline:
+                if attempt + 1 == self.options.attempts or time.monotonic() > deadline:
                     raise
                 _pause(attempt)
         raise StorageError(f"cannot {action} {self.url(key)}")
@@ -328,9 +358,9 @@ def _make_client(options: S3Options, before_send: Callable[..., None]) -> Any:
     except ImportError as error:
         raise StorageError("boto3 is not installed", hint="pip install 'deployctl[s3]'") from error
     config = Config(
-        retries={"mode": "standard", "max_attempts": _ATTEMPTS},
+        retries={"mode": "standard", "total_max_attempts": options.attempts},
         connect_timeout=_CONNECT_TIMEOUT_S,
-        read_timeout=_READ_TIMEOUT_S,
+        read_timeout=options.answer_timeout_s,
         max_pool_connections=options.connections + 2,
         s3={"addressing_style": options.addressing},
         # We send and compare checksums ourselves; other stores refuse the trailers that the SDK would add.
@@ -347,25 +377,6 @@ def _make_client(options: S3Options, before_send: Callable[..., None]) -> Any:
         )
     client.meta.events.register("before-send.s3", before_send)
     return client
-
-
-def _checksummed(body: bytes) -> Mapping[str, Any]:
-    """The body, and its sha256 for the store to check on arrival and for us to check when it comes back."""
-    digest = hashlib.sha256(body)
-    return {
-        "Body": body,
-        "ChecksumSHA256": base64.b64encode(digest.digest()).decode(),
-        "Metadata": {"sha256": digest.hexdigest()},
-    }
-
-
-def _crc32(body: bytes) -> int:
-    """Returns the CRC-32 of `body`, by AWS's own library where that is installed (`boto3[crt]`)."""
-    try:
-        from awscrt.checksums import crc32
-    except ImportError:
-        from zlib import crc32
-    return int(crc32(body))
 
 
 def _pause(attempt: int) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
+from urllib.parse import urlsplit
 
 from deployctl.errors import (
     BucketNotFoundError,
@@ -36,6 +37,7 @@ _SKEWED = frozenset({"RequestTimeTooSkewed", "RequestExpired"})
 _DAMAGED = frozenset({"BadDigest", "InvalidDigest", "IncompleteBody", "XAmzContentSHA256Mismatch"})
 # AWS says ConditionalRequestConflict, Ceph ConcurrentModification.
 _LOST_RACE = frozenset({"PreconditionFailed", "ConditionalRequestConflict", "ConcurrentModification", "412", "409"})
+_MEND = "deployctl doctor"
 _LOOK = "deployctl config show --origin"
 _ABSENT = frozenset({"NoSuchKey", "404", "NotFound", "NoSuchUpload"})
 
@@ -61,6 +63,7 @@ def store_errors(action: str, where: str) -> Iterator[None]:
         StorageError: anything else; the subclass says what.
     """
     from botocore.exceptions import BotoCoreError, ClientError
+    from urllib3.exceptions import HTTPError
 
     try:
         yield
@@ -68,7 +71,7 @@ def store_errors(action: str, where: str) -> Iterator[None]:
         raise _from_answer(action, where, error.response) from error
     except DeadlinePassed as error:
         raise StoreUnavailableError(f"cannot {action} {where}: {error}", hint=_LOOK) from error
-    except (BotoCoreError, OSError) as error:
+    except (BotoCoreError, HTTPError, OSError) as error:
         raise from_sdk(action, where, error) from error
 
 
@@ -90,19 +93,20 @@ def _from_answer(action: str, where: str, response: dict[str, Any]) -> Exception
     if code in _SKEWED:
         return ClockSkewError(f"{said} (is this machine's clock right?)", hint="timedatectl status")
     if code in _DAMAGED:
-        return DamagedTransferError(said)
+        return DamagedTransferError(said, hint=_MEND)
     if code in _DENIED or status == 403:
         return StoreDeniedError(said, hint="deployctl s3 policy --role publisher")
     if code in {"SlowDown", "RequestTimeout"} or status >= 500 or status == 429:
         return StoreUnavailableError(said, hint=_LOOK)
-    return StorageError(said, hint="deployctl doctor")
+    return StorageError(said, hint=_MEND)
 
 
 def from_sdk(action: str, where: str, error: Exception) -> StorageError:
     """Returns the error for what the SDK raised before or instead of an answer."""
     from botocore import exceptions as sdk
+    from urllib3.exceptions import HTTPError, ProtocolError
 
-    words = str(error).replace("\n", " ")
+    words = _unreachable(error) or str(error).replace("\n", " ")
     said = f"cannot {action} {where}: {words}"
     credentials = (
         sdk.NoCredentialsError,
@@ -117,8 +121,20 @@ def from_sdk(action: str, where: str, error: Exception) -> StorageError:
     )
     if isinstance(error, credentials):
         return StoreCredentialsError(said, hint="aws configure list")
-    if isinstance(error, sdk.IncompleteReadError | sdk.FlexibleChecksumError | sdk.ResponseStreamingError):
-        return DamagedTransferError(said)
-    if isinstance(error, sdk.HTTPClientError | sdk.ConnectionError | OSError):
+    if isinstance(
+        error, sdk.IncompleteReadError | sdk.FlexibleChecksumError | sdk.ResponseStreamingError | ProtocolError
+    ):
+        return DamagedTransferError(said, hint=_MEND)
+    if isinstance(error, sdk.HTTPClientError | sdk.ConnectionError | HTTPError | OSError):
         return StoreUnavailableError(said, hint=_LOOK)
-    return StorageError(said, hint="deployctl doctor")
+    return StorageError(said, hint=_MEND)
+
+
+def _unreachable(error: Exception) -> str:
+    """Returns what to say where nothing answers, "" for other errors: the SDK's words repeat the whole request."""
+    from botocore import exceptions as sdk
+
+    if not isinstance(error, sdk.EndpointConnectionError | sdk.ConnectTimeoutError | sdk.ReadTimeoutError):
+        return ""
+    parts = urlsplit(str(error.kwargs.get("endpoint_url", "")))
+    return f"nothing answers at {parts.scheme}://{parts.netloc}"

@@ -198,10 +198,11 @@ class Publishing:
             store.put(inner_manifest_key(model, version), body)
             if not store.put_new(manifest_key(model, version), body):
                 raise _Overtaken
-        except (StoreUnavailableError, StoreCredentialsError):
-            raise  # what is left cannot be removed now: `gc` will, and nobody can see it
-        except BaseException:
-            self._withdraw(model, version, reservation)
+        except BaseException as error:
+            self._contents.given_up.add(reservation.publisher.token)
+            # What cannot be removed now is removed by `gc`; nobody can see it.
+            if not isinstance(error, StoreUnavailableError | StoreCredentialsError):
+                self._withdraw(model, version, reservation)
             raise
         with suppress(DeployctlError):  # the version is there; what is left of the claim is for `gc`
             store.delete([claim_key(model, version)])

@@ -1,0 +1,256 @@
+"""An object store that fails in every way that one can: each has its error, and nothing is ever half there."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+
+import pytest
+
+from deployctl.domain.clock import Observer
+from deployctl.domain.names import VersionNumber
+from deployctl.errors import (
+    BucketNotFoundError,
+    ClockSkewError,
+    DamagedTransferError,
+    StorageError,
+    StoreCredentialsError,
+    StoreDeniedError,
+    StoreUnavailableError,
+)
+from deployctl.repository.s3 import S3ModelRepository
+from tests.support.repository import DIGITS, SMALL_EXPORT, publish, write_export
+from tests.support.s3 import Bucket
+from tests.support.store_proxy import CutShort, Drip, Fault, Proxy, Refuse, Reset, Silence, WrongBytes
+
+FILES = {**SMALL_EXPORT, "variables/large": os.urandom(9 << 20)}
+ONE = VersionNumber(1)
+LARGE = "GET .*/digits/1/variables/large"
+# What the store, or the way to it, does at every request, and what we call it.
+LASTING: list[tuple[Fault, type[StorageError]]] = [
+    (Refuse(500, "InternalError"), StoreUnavailableError),
+    (Refuse(503, "SlowDown"), StoreUnavailableError),
+    (Silence(), StoreUnavailableError),
+    (Reset(), StoreUnavailableError),
+    (Refuse(400, "ExpiredToken"), StoreCredentialsError),
+    (Refuse(403, "InvalidAccessKeyId"), StoreCredentialsError),
+    (Refuse(403, "SignatureDoesNotMatch"), StoreCredentialsError),
+    (Refuse(403, "RequestTimeTooSkewed"), ClockSkewError),
+    (Refuse(403, "AccessDenied"), StoreDeniedError),
+    (Refuse(404, "NoSuchBucket"), BucketNotFoundError),
+]
+# What goes away when the request is made again.
+PASSING: list[Fault] = [
+    Refuse(500, "InternalError"),
+    Refuse(503, "SlowDown"),
+    Silence(),
+    Reset(),
+    Reset(after=True),
+]
+
+
+@pytest.fixture
+def export(tmp_path: Path) -> Path:
+    return write_export(tmp_path / "export", FILES)
+
+
+@pytest.fixture
+def direct(bucket: Bucket, tmp_path: Path) -> S3ModelRepository:
+    """The same repository past the proxy, with a cache of its own."""
+    return bucket.repository(tmp_path / "direct")
+
+
+def cached_versions(tmp_path: Path) -> list[str]:
+    return sorted(path.name for path in (tmp_path / "cache" / DIGITS).glob("[!.]*"))
+
+
+def fetched(path: Path) -> dict[str, bytes]:
+    return {name: (path / name).read_bytes() for name in FILES}
+
+
+@pytest.mark.parametrize(("fault", "expected"), LASTING, ids=str)
+def test_a_fault_at_every_request_is_told_for_what_it_is(
+    behind: S3ModelRepository,
+    direct: S3ModelRepository,
+    proxy: Proxy,
+    export: Path,
+    tmp_path: Path,
+    fault: Fault,
+    expected: type[StorageError],
+) -> None:
+    proxy.inject(fault)
+
+    with pytest.raises(StorageError) as caught:
+        publish(behind, DIGITS, export)
+
+    assert type(caught.value) is expected
+    assert caught.value.exit_code == 10
+    assert caught.value.hint
+    assert len(str(caught.value).splitlines()) == 1
+    assert direct.models() == ()
+    assert cached_versions(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    "step", ["PUT .*claims", "POST .*uploads|PUT .*/large", "PUT .*/digits/1/assets", "PUT .*manifests/"]
+)
+@pytest.mark.parametrize("fault", [Refuse(503, "SlowDown"), Refuse(403, "AccessDenied"), Reset(after=True)], ids=str)
+def test_a_publishing_that_fails_at_any_step_leaves_no_version_and_does_not_bar_the_next(
+    behind: S3ModelRepository, direct: S3ModelRepository, proxy: Proxy, export: Path, fault: Fault, step: str
+) -> None:
+    proxy.inject(fault, step)
+
+    with pytest.raises(StorageError):
+        publish(behind, DIGITS, export)
+    # The answer to the manifest may be lost when the manifest is there: then the version is whole.
+    assert direct.versions(DIGITS) in ((), (ONE,))
+    for version in direct.versions(DIGITS):
+        assert fetched(direct.ensure_local(DIGITS, version, Observer())) == FILES
+    proxy.mend()
+
+    committed = publish(behind, DIGITS, export)
+
+    assert fetched(direct.ensure_local(DIGITS, committed.manifest.version, Observer(), rehash=True)) == FILES
+    assert direct.strays() == ()
+
+
+@pytest.mark.parametrize("fault", PASSING, ids=str)
+def test_a_fault_that_passes_is_not_noticed_by_a_publisher(
+    bucket: Bucket, direct: S3ModelRepository, proxy: Proxy, export: Path, tmp_path: Path, fault: Fault
+) -> None:
+    behind = bucket.repository(tmp_path / "cache", endpoint_url=proxy.endpoint, addressing="path", answer_timeout_s=0.5)
+    for step in ("PUT .*claims/", "POST .*uploads|PUT .*/large", "PUT .*manifests/"):
+        proxy.inject(fault, step, times=1)
+
+    committed = publish(behind, DIGITS, export)
+
+    assert committed.created
+    assert direct.versions(DIGITS) == (1,)
+    assert fetched(direct.ensure_local(DIGITS, ONE, Observer())) == FILES
+
+
+@pytest.mark.parametrize("fault", [*PASSING, CutShort(), WrongBytes()], ids=str)
+def test_a_fault_that_passes_is_not_noticed_by_who_fetches(
+    bucket: Bucket, direct: S3ModelRepository, proxy: Proxy, export: Path, tmp_path: Path, fault: Fault
+) -> None:
+    publish(direct, DIGITS, export)
+    behind = bucket.repository(tmp_path / "cache", endpoint_url=proxy.endpoint, addressing="path", answer_timeout_s=0.5)
+    for step in ("GET .*manifests/", LARGE, "GET .*/digits/1/saved_model.pb"):
+        proxy.inject(fault, step, times=1)
+
+    assert fetched(behind.ensure_local(DIGITS, ONE, Observer())) == FILES
+
+
+@pytest.mark.parametrize(
+    ("fault", "expected"),
+    [
+        *((fault, expected) for fault, expected in LASTING if fault != Refuse(404, "NoSuchBucket")),
+        (CutShort(), DamagedTransferError),
+        (WrongBytes(), DamagedTransferError),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("file", [LARGE, "GET .*/digits/1/saved_model.pb"], ids=["a large file", "a small file"])
+def test_a_version_that_cannot_be_fetched_is_not_served(
+    behind: S3ModelRepository,
+    direct: S3ModelRepository,
+    proxy: Proxy,
+    export: Path,
+    tmp_path: Path,
+    fault: Fault,
+    expected: type[StorageError],
+    file: str,
+) -> None:
+    publish(direct, DIGITS, export)
+    proxy.inject(fault, file)
+
+    with pytest.raises(StorageError) as caught:
+        behind.ensure_local(DIGITS, ONE, Observer())
+
+    assert type(caught.value) is expected
+    assert caught.value.exit_code == 10
+    assert caught.value.hint
+    assert not behind.is_local(DIGITS, ONE)
+    assert cached_versions(tmp_path) == []
+    proxy.mend()
+    assert fetched(behind.ensure_local(DIGITS, ONE, Observer())) == FILES
+
+
+@pytest.mark.parametrize("fault", [CutShort(), Silence(), Reset()], ids=str)
+def test_a_listing_that_breaks_off_is_no_empty_repository(
+    behind: S3ModelRepository, direct: S3ModelRepository, proxy: Proxy, export: Path, fault: Fault
+) -> None:
+    publish(direct, DIGITS, export)
+    proxy.inject(fault, "list-type=2")
+
+    with pytest.raises(StorageError):
+        behind.versions(DIGITS)
+
+
+def test_bytes_that_change_on_their_way_to_the_store_are_noticed(
+    behind: S3ModelRepository, direct: S3ModelRepository, proxy: Proxy, export: Path
+) -> None:
+    proxy.inject(WrongBytes(sent=True), "PUT .*/digits/1/saved_model.pb")
+
+    with pytest.raises(DamagedTransferError):
+        publish(behind, DIGITS, export)
+
+    assert direct.versions(DIGITS) == ()
+    proxy.mend()
+    proxy.inject(WrongBytes(sent=True), "PUT .*/digits/[0-9]+/variables/large", times=1)
+    committed = publish(behind, DIGITS, export)
+    assert fetched(direct.ensure_local(DIGITS, committed.manifest.version, Observer())) == FILES
+
+
+def test_a_store_that_drips_meets_the_deadline(
+    bucket: Bucket, direct: S3ModelRepository, proxy: Proxy, export: Path, tmp_path: Path
+) -> None:
+    publish(direct, DIGITS, export)
+    behind = bucket.repository(tmp_path / "cache", endpoint_url=proxy.endpoint, addressing="path", deadline_s=1.0)
+    proxy.inject(Drip(), "GET .*/digits/1/variables/large")
+    started = time.monotonic()
+
+    with pytest.raises(StoreUnavailableError, match="within 1 s"):
+        behind.ensure_local(DIGITS, ONE, Observer())
+
+    assert time.monotonic() - started < 10
+
+
+def test_all_attempts_together_meet_the_deadline(bucket: Bucket, proxy: Proxy, tmp_path: Path) -> None:
+    behind = bucket.repository(
+        tmp_path / "cache",
+        endpoint_url=proxy.endpoint,
+        addressing="path",
+        deadline_s=0.5,
+        attempts=50,
+        answer_timeout_s=0.2,
+    )
+    proxy.inject(Silence())
+    started = time.monotonic()
+
+    with pytest.raises(StoreUnavailableError):
+        behind.versions(DIGITS)
+
+    assert time.monotonic() - started < 10
+
+
+def test_a_store_that_nobody_answers_for_is_named(bucket: Bucket, tmp_path: Path) -> None:
+    nobody = bucket.repository(tmp_path / "cache", endpoint_url="http://127.0.0.1:1", attempts=1)
+
+    with pytest.raises(StoreUnavailableError, match=r"nothing answers at http://127\.0\.0\.1:1$"):
+        nobody.versions(DIGITS)
+
+
+def test_a_version_in_the_cache_needs_no_store(
+    behind: S3ModelRepository, direct: S3ModelRepository, proxy: Proxy, export: Path
+) -> None:
+    publish(direct, DIGITS, export)
+    behind.ensure_local(DIGITS, ONE, Observer())
+    proxy.inject(Reset())
+    asked = len(proxy.requests)
+
+    assert behind.is_local(DIGITS, ONE)
+    assert fetched(behind.ensure_local(DIGITS, ONE, Observer(), rehash=True)) == FILES
+    assert behind.manifest(DIGITS, ONE) is not None
+    assert len(proxy.requests) == asked
