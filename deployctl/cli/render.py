@@ -24,9 +24,9 @@ def style(text: str, name: str, stream: TextIO) -> str:
     return f"\x1b[{_STYLES[name]}m{text}\x1b[0m" if coloured(stream) else text
 
 
-def write(text: str) -> None:
+def write(text: str, *, end: str = "\n") -> None:
     """Writes one line of results."""
-    print(text)
+    print(text, end=end, flush=not end)
 
 
 def write_json(noun: str, document: dict[str, Any]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -16,9 +17,17 @@ from deployctl.domain.revision import BREAK_GLASS
 from deployctl.errors import DegradedError, ModelNotFoundError
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
+    from deployctl.bootstrap import Deployment
     from deployctl.domain.hold import Freeze
     from deployctl.domain.revision import Revision
     from deployctl.operations.status import ModelOnTarget, TargetStatus
+
+
+_WATCH_S = 2.0
+# The exit code of what is not decided yet (TimedOutError has it too).
+_PROGRESSING = 4
 
 
 def register(app: typer.Typer) -> None:
@@ -31,22 +40,44 @@ def status(
     target: TargetArgument = None,
     model: Annotated[str | None, typer.Option(help="Only this model.", autocompletion=completion.models)] = None,
     verify: Annotated[bool, typer.Option("--verify", help="Compare the versions' files with their manifests.")] = False,
+    watch: Annotated[bool, typer.Option("--watch", "-w", help="Show it again every 2 s, until interrupted.")] = False,
     output: OutputOption = Output.TABLE,
 ) -> None:
     """Show what each target serves now.
 
-    Exit 6 if a target does not serve what is recorded for it.
+    Exit 6 if a target does not serve what is recorded for it, 4 while an operation is changing one.
     """
+    with session(context).open(without_database=True) as deployment:
+        found = _look(deployment, target, model, verify=verify)
+        _show(found, output, deployment.context.clock.now())
+        while watch:
+            deployment.context.clock.pause(_WATCH_S)
+            found = _look(deployment, target, model, verify=verify)
+            if sys.stdout.isatty():
+                # Clears what is below the place that it goes back to, so that nothing flickers.
+                write("\x1b[H\x1b[J", end="")
+            _show(found, output, deployment.context.clock.now())
+    unhealthy = [each for each in found if not each.healthy]
+    if unhealthy:
+        words = "; ".join(_unhealthy(each) for each in unhealthy)
+        raise DegradedError(words, hint=f"deployctl up {unhealthy[0].name}")
+    if any(each.operations for each in found):
+        raise typer.Exit(_PROGRESSING)
+
+
+def _look(deployment: Deployment, target: str | None, model: str | None, *, verify: bool) -> list[TargetStatus]:
     from deployctl.domain.names import parse_model_name
     from deployctl.operations.status import target_status
 
-    with session(context).open(without_database=True) as deployment:
-        names = [deployment.target_name(target)] if target else list(deployment.settings.targets)
-        wanted = parse_model_name(model) if model else None
-        now = deployment.context.clock.now()
-        found = [target_status(deployment.target(name), now, model=wanted, verify=verify) for name in names]
-        if wanted and not any(each.models for each in found) and not deployment.repository.versions(wanted):
-            raise ModelNotFoundError(wanted)
+    names = [deployment.target_name(target)] if target else list(deployment.settings.targets)
+    wanted = parse_model_name(model) if model else None
+    found = [target_status(deployment.target(name), deployment.context, model=wanted, verify=verify) for name in names]
+    if wanted and not any(each.models for each in found) and not deployment.repository.versions(wanted):
+        raise ModelNotFoundError(wanted)
+    return found
+
+
+def _show(found: list[TargetStatus], output: Output, now: datetime) -> None:
     if output is Output.JSON:
         write_json("status", {"targets": [_target_document(each) for each in found]})
     elif output is Output.NAME:
@@ -57,20 +88,23 @@ def status(
         rows = [row for each in found for row in _status_rows(each, now)]
         write_table(("TARGET", "MODEL", "STABLE", "CANARY", "SINCE", "BY", "STANDBY", "ROLLBACK", "STATE"), rows)
         for each in found:
-            if each.runtime == "docker" and each.detail:
-                write(f"{each.name}: {', '.join(f'{name} {value}' for name, value in each.detail.items())}")
-            for freeze in each.freezes:
-                write(str(freeze))
-            for served in each.models:
-                for words in (*served.drift, *map(_owed_review, served.unreviewed)):
-                    write(f"{each.name}/{served.name}: {words}")
-    unhealthy = [each for each in found if not each.healthy]
-    if unhealthy:
-        words = "; ".join(_unhealthy(each) for each in unhealthy)
-        raise DegradedError(words, hint=f"deployctl up {unhealthy[0].name}")
+            _write_notes(each)
 
 
-def _status_rows(target: TargetStatus, now: Any) -> list[tuple[str, ...]]:
+def _write_notes(target: TargetStatus) -> None:
+    if target.runtime == "docker" and target.detail:
+        write(f"{target.name}: {', '.join(f'{name} {value}' for name, value in target.detail.items())}")
+    for freeze in target.freezes:
+        write(str(freeze))
+    for operation in target.operations:
+        write(f"{target.name}: {operation} is in phase {operation.phase}")
+    for served in target.models:
+        drift = () if served.running else served.drift
+        for words in (*drift, *map(_owed_review, served.unreviewed)):
+            write(f"{target.name}/{served.name}: {words}")
+
+
+def _status_rows(target: TargetStatus, now: datetime) -> list[tuple[str, ...]]:
     if not target.models:
         return [(target.name, "-", "-", "-", "-", "-", "-", "-", style_state(target, None))]
     rows: list[tuple[str, ...]] = []
@@ -110,14 +144,14 @@ def _at(version: Any) -> str:
 
 def style_state(target: TargetStatus, served: ModelOnTarget | None) -> str:
     """Returns one word for how a model on a target is."""
-    import sys
-
     if target.state != "ready":
         return style(target.state.value, "red", sys.stdout)
     if target.error:
         return style("unreachable", "red", sys.stdout)
     if served is None:
         return "ready"
+    if served.running:
+        return style("progressing", "yellow", sys.stdout)
     if served.interrupted:
         return style("interrupted", "yellow", sys.stdout)
     return style("drift", "red", sys.stdout) if served.drift else style("healthy", "green", sys.stdout)
@@ -166,6 +200,7 @@ def _model_document(served: ModelOnTarget) -> dict[str, Any]:
         else None,
         "drift": list(served.drift),
         "interrupted": served.interrupted,
+        "operation": served.running.id if served.running else None,
         "unreviewed": [
             {"revision": each.number, "ticket": each.evidence[BREAK_GLASS]["ticket"]} for each in served.unreviewed
         ],

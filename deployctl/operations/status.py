@@ -10,10 +10,12 @@ from deployctl.domain.clock import Observer
 from deployctl.domain.event import Actor
 from deployctl.domain.hold import Freeze
 from deployctl.domain.names import LabelName, ModelName, TargetName, VersionNumber
+from deployctl.domain.operation import OperationRecord, OperationState
 from deployctl.domain.revision import Revision, RevisionState
 from deployctl.domain.serving import Endpoints, ServerCondition, ServerState, VersionState, VersionStatus
 from deployctl.domain.transition import last_known_good, rollback_version
 from deployctl.errors import DeployctlError
+from deployctl.operations.context import Context
 from deployctl.operations.holds import unreviewed
 from deployctl.operations.rollback import estimate, obstacle
 from deployctl.operations.rollout import RolloutClass
@@ -40,6 +42,7 @@ class ModelOnTarget:
         versions: every version that the server has seen, descending; () when it does not answer.
         drift: differences between the record and the server, one sentence each.
         interrupted: whether an operation was cut off, so that the record is older than the server.
+        running: the operation that is changing it now, None without one.
         unreviewed: changes made past a freeze or a gate that nobody has reviewed, newest first.
     """
 
@@ -55,6 +58,7 @@ class ModelOnTarget:
     rollback: RollbackReadiness | None
     drift: tuple[str, ...]
     interrupted: bool
+    running: OperationRecord | None
     unreviewed: tuple[Revision, ...]
 
 
@@ -64,6 +68,7 @@ class TargetStatus:
 
     Attributes:
         freezes: those in force.
+        operations: those that are changing it now.
         error: why its models' states could not be asked for.
     """
 
@@ -74,12 +79,16 @@ class TargetStatus:
     detail: Mapping[str, str]
     models: tuple[ModelOnTarget, ...]
     freezes: tuple[Freeze, ...] = ()
+    operations: tuple[OperationRecord, ...] = ()
     error: str = ""
 
     @property
     def healthy(self) -> bool:
-        """Whether the server answers and serves what is recorded; one that has nothing to serve may be stopped."""
-        settled = all(not model.drift and not model.interrupted for model in self.models)
+        """Whether the server answers and serves what is recorded; one that has nothing to serve may be stopped.
+
+        What an operation is changing now is not held against it.
+        """
+        settled = all(model.running or not (model.drift or model.interrupted) for model in self.models)
         idle = not self.models and self.state is ServerCondition.STOPPED
         return (idle or self.state is ServerCondition.READY) and not self.error and settled
 
@@ -97,12 +106,14 @@ class Status:
 
 
 def target_status(
-    target: Target, now: datetime, *, model: ModelName | None = None, verify: bool = False
+    target: Target, context: Context, *, model: ModelName | None = None, verify: bool = False
 ) -> TargetStatus:
     """Returns what `target` serves, of one model if it is given; a server that is down is a state, not an error.
 
     With `verify` the files of every version that should be loaded are compared with their manifests.
     """
+    # Asked before the record: an operation that ends in between is seen as done, not as cut off.
+    running = _running(target, context)
     state = target.runtime.state(timeout_s=STATUS_TIMEOUT_S)
     pending = {revision.model for revision in target.lineage.pending(target.name)}
     models, error = [], ""
@@ -115,7 +126,9 @@ def target_status(
                 statuses = target.runtime.statuses(revision.model, timeout_s=STATUS_TIMEOUT_S)
             except DeployctlError as failure:
                 error = str(failure)
-        served = _on_target(target, revision, state, statuses, interrupted=revision.model in pending)
+        operation = running.get(revision.model, running.get(None))
+        interrupted = revision.model in pending and operation is None
+        served = _on_target(target, revision, state, statuses, interrupted=interrupted, running=operation)
         models.append(replace(served, drift=served.drift + _changed_files(target, revision)) if verify else served)
     return TargetStatus(
         name=target.name,
@@ -124,13 +137,27 @@ def target_status(
         endpoints=state.endpoints,
         detail=state.detail,
         models=tuple(models),
-        freezes=tuple(each for each in target.lineage.freezes(target.name) if each.in_force(now)),
+        freezes=tuple(each for each in target.lineage.freezes(target.name) if each.in_force(context.clock.now())),
+        operations=tuple(running.values()),
         error=error,
     )
 
 
+def _running(target: Target, context: Context) -> dict[ModelName | None, OperationRecord]:
+    """Returns the operations that hold a lease now, by model; None for the whole target."""
+    holders = {lease.operation for lease in target.lock.leases()}
+    found = [record for record in context.journal.operations() if record.state is OperationState.RUNNING]
+    return {each.request.model: each for each in found if each.id in holders and each.request.target == target.name}
+
+
 def _on_target(
-    target: Target, revision: Revision, state: ServerState, statuses: tuple[VersionStatus, ...], *, interrupted: bool
+    target: Target,
+    revision: Revision,
+    state: ServerState,
+    statuses: tuple[VersionStatus, ...],
+    *,
+    interrupted: bool,
+    running: OperationRecord | None,
 ) -> ModelOnTarget:
     desired = revision.desired
     available = {status.version for status in statuses if status.state is VersionState.AVAILABLE}
@@ -148,6 +175,7 @@ def _on_target(
         rollback=_readiness(target, revision.model, available),
         drift=_drift(desired.versions, statuses) if ready else (),
         interrupted=interrupted,
+        running=running,
         unreviewed=unreviewed(target.lineage, target.name, revision.model),
     )
 

@@ -108,7 +108,7 @@ def test_a_ticket_passes_a_freeze_and_is_owed_a_review(world: World) -> None:
     assert promotion.outcome == "serving"
     assert revision.evidence[BREAK_GLASS]["ticket"] == "INC-7"
     assert "holidays" in revision.evidence[BREAK_GLASS]["passed"][0]
-    shown = target_status(world.target, world.clock.now())
+    shown = target_status(world.target, world.context)
     assert [each.number for each in shown.models[0].unreviewed] == [1]
     assert [each.reason for each in shown.freezes] == ["holidays"]
 
@@ -128,7 +128,7 @@ def test_a_review_settles_what_is_owed(world: World) -> None:
     reviewed = world.holds.review(LOCAL, HALF, reason="looked at")
 
     assert [each.number for each in reviewed] == [2, 1]
-    assert target_status(world.target, world.clock.now()).models[0].unreviewed == ()
+    assert target_status(world.target, world.context).models[0].unreviewed == ()
 
 
 def test_quarantined_bytes_are_promoted_under_no_number_and_no_ticket(
@@ -150,7 +150,7 @@ def test_a_rollback_passes_over_quarantined_bytes_and_says_so(world: World, mani
         world.promote(version)
     world.holds.quarantine(manifests[5], reason="leaks names")
 
-    shown = target_status(world.target, world.clock.now()).models[0].rollback
+    shown = target_status(world.target, world.context).models[0].rollback
     assert shown is not None
     assert shown.version == 4
     assert world.rollback().version == 4

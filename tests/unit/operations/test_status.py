@@ -10,7 +10,7 @@ from tests.support.world import HALF, World
 
 
 def status(world: World) -> TargetStatus:
-    return target_status(world.target, world.context.clock.now())
+    return target_status(world.target, world.context)
 
 
 def test_a_target_that_serves_what_is_recorded_is_healthy(world: World) -> None:
