@@ -171,6 +171,7 @@ class Deployment:
             warm_standby=settings.warm_standby,
             lock_timeout_s=settings.lock_timeout_s,
             resource_preserving=settings.resource_preserving,
+            soak_s=settings.soak_s,
         )
 
     def runtime(self, target: TargetName, settings: TargetSettings) -> ServingRuntime:

@@ -35,6 +35,10 @@ if TYPE_CHECKING:
     from deployctl.operations.rollback import RolledBack
 
 
+# Exit codes of which the worst is told, the worst last.
+_SEVERITY = (1, 9, 8, 7, 10, 4, 5, 6)
+
+
 def register(app: typer.Typer) -> None:
     """Adds the commands to `app`."""
     for command in (promote, rollback, history):
@@ -125,15 +129,19 @@ def _promotion_line(promotion: Promotion) -> str:
 def rollback(
     context: typer.Context,
     model: Annotated[
-        str,
+        str | None,
         typer.Argument(
             metavar="MODEL[@VERSION]",
             help="Model; with @VERSION, to the newest revision that served it. Default: the last known good.",
             autocompletion=completion.references,
         ),
-    ],
+    ] = None,
     target: TargetOption = None,
     to_revision: Annotated[int | None, typer.Option("--to", min=1, help="To this revision number.")] = None,
+    everything: Annotated[bool, typer.Option("--all", help="Every model of the target; needs --before.")] = False,
+    before: Annotated[
+        str | None, typer.Option(metavar="TIME", help="To what served then: 14:00 or 2026-11-21T14:00:00Z, in UTC.")
+    ] = None,
     reason: ReasonOption = "",
     if_current: IfCurrentOption = None,
     timeout: TimeoutOption = None,
@@ -152,6 +160,11 @@ def rollback(
 
     if no_wait:
         begin(context, output)
+        return
+    if everything or before or model is None:
+        if model or to_revision or if_current is not None or not (everything and before):
+            raise UsageError("name a model, or say --all --before TIME")
+        _rollback_all(context, target, before, reason=reason, timeout=timeout, dry_run=dry_run, output=output)
         return
     to_version = None
     if "@" in model and to_revision is not None:
@@ -177,12 +190,51 @@ def rollback(
     show_rollback(result, spooled=spooled, output=output)
 
 
+def _rollback_all(
+    context: typer.Context,
+    target: str | None,
+    before: str,
+    *,
+    reason: str,
+    timeout: str | None,
+    dry_run: bool,
+    output: Output,
+) -> None:
+    from deployctl.domain.moment import parse_moment
+    from deployctl.operations.rollback_all import RollbackAll
+
+    with session(context).open(without_database=True) as deployment:
+        place = deployment.target(target)
+        returned = RollbackAll(place, deployment.context)(
+            parse_moment(before, deployment.context.clock.now()),
+            reason=reason,
+            timeout_s=_load_timeout(deployment, place.name, timeout),
+            dry_run=dry_run,
+        )
+        spooled = deployment.lineage.offline
+    if output is Output.JSON:
+        documents = [_rollback_document(each.result) for each in returned if each.result]
+        failures = [{"model": each.model, "error": str(each.error)} for each in returned if each.error]
+        write_json("rollback-all", {"target": place.name, "models": documents, "failed": failures, "spooled": spooled})
+    else:
+        for each in returned:
+            if each.result:
+                show_rollback(each.result, spooled=spooled, output=output)
+    failed = [each.error for each in returned if each.error]
+    if failed:
+        raise max(failed, key=lambda error: _SEVERITY.index(error.exit_code) if error.exit_code in _SEVERITY else 0)
+
+
+def _rollback_document(result: RolledBack) -> dict[str, Any]:
+    document = asdict(result)
+    document["class"] = document.pop("rollout_class").value
+    return document
+
+
 def show_rollback(result: RolledBack, *, spooled: bool, output: Output) -> None:
     """Writes the outcome of a rollback; `spooled` where the database does not have it yet."""
     if output is Output.JSON:
-        document = asdict(result)
-        document["class"] = document.pop("rollout_class").value
-        write_json("rollback", document | {"spooled": spooled})
+        write_json("rollback", _rollback_document(result) | {"spooled": spooled})
     elif output is Output.NAME:
         write(f"{result.model}@{result.version}")
     else:

@@ -184,6 +184,11 @@ class TargetSettings:
     warm_standby: int = setting(
         "How many earlier versions stay loaded after a promotion, for a rollback without loading.", default=1
     )
+    soak_s: float = setting(
+        "How long a version must have served to be what a rollback without a version returns to.",
+        default=0.0,
+        kind=DURATION,
+    )
     resource_preserving: tuple[str, ...] = setting(
         "Models too big to be in memory twice: the old version is let go before the new one is loaded, and nobody is "
         'answered in between. `["*"]` for all.',

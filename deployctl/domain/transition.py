@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from datetime import datetime
 
 from deployctl.domain.names import CANARY, STABLE, LabelName, VersionNumber
 from deployctl.domain.revision import Desired, Revision, RevisionKind, Routing
@@ -62,14 +63,14 @@ def rollback_version(desired: Desired, routing: Routing) -> VersionNumber | None
 
 
 def last_known_good(
-    revisions: Sequence[Revision], routing: Routing, refused: Callable[[VersionNumber], bool] = lambda _: False
+    revisions: Sequence[Revision], routing: Routing, refused: Callable[[Revision, VersionNumber], bool] | None = None
 ) -> Revision | None:
     """Returns the revision that a rollback without argument returns to, or None.
 
     `revisions` are those that served, newest first. A rollback undoes what came after the revision that it
     restored, so a second rollback goes further back and never forward to what was just left. A revision that
-    had no live version, such as the promotion of a first canary, is none to return to, nor is one whose live version
-    is `refused`.
+    had no live version, such as the promotion of a first canary, is none to return to, nor is one that is
+    `refused` with its live version.
 
     While there is a canary, it alone is undone: what was live before it came stays live. What became live after it
     was a canary is not made one again.
@@ -85,9 +86,19 @@ def last_known_good(
     for each in reversed(in_force):
         version = rollback_version(each.desired, routing)
         tried_out = each.desired.labels.get(CANARY) == left
-        if version is not None and version != left and not tried_out and not refused(version):
+        if version is not None and version != left and not tried_out and not (refused and refused(each, version)):
             return each
     return None
+
+
+def served_seconds(revisions: Sequence[Revision], now: datetime) -> dict[int, float]:
+    """Returns for how long each of `revisions`, those that served, newest first, was the current one, by number."""
+    found, until = {}, now
+    for revision in revisions:
+        since = revision.settled_at or revision.recorded_at
+        found[revision.number] = (until - since).total_seconds()
+        until = since
+    return found
 
 
 def _in_force(revisions: Sequence[Revision]) -> list[Revision]:

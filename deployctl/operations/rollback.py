@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from datetime import datetime
 
 from deployctl.domain.duration import format_duration
 from deployctl.domain.names import CANARY, STABLE, ModelName, TargetName, VersionNumber
 from deployctl.domain.operation import OperationRequest
 from deployctl.domain.revision import Desired, Revision, RevisionKind, RevisionState
 from deployctl.domain.serving import ServerCondition
-from deployctl.domain.transition import last_known_good, restored, rollback_version
+from deployctl.domain.transition import last_known_good, restored, rollback_version, served_seconds
 from deployctl.errors import DependencyError, ModelNotFoundError, RevisionNotFoundError, VersionNotFoundError
 from deployctl.operations.context import Context
 from deployctl.operations.holds import check_not_quarantined, quarantine_of
@@ -187,14 +189,29 @@ class Rollback:
             goal = next((e for e in served if rollback_version(e.desired, routing) == request.to_version), None)
             return goal, f"revision that served @{request.to_version}"
 
-        def refused(version: VersionNumber) -> bool:
-            reason = obstacle(self.target, request.model, version)
+        goal = self._last_known_good(request.model, served)
+        return goal, "earlier revision that served another version"
+
+    def _last_known_good(self, model: ModelName, served: list[Revision]) -> Revision | None:
+        skipped: dict[VersionNumber, str] = {}
+
+        def refused(_: Revision, version: VersionNumber) -> bool:
+            reason = obstacle(self.target, model, version)
             if reason is not None:
-                self.context.observer.step("skipped", f"@{version}: {reason}")
+                skipped[version] = reason
             return reason is not None
 
-        goal = last_known_good(served, self.target.routing, refused)
-        return goal, "earlier revision that served another version"
+        goal = proven_good(self.target, served, self.context.clock.now(), refused)
+        for version, reason in skipped.items():
+            self.context.observer.step("skipped", f"@{version}: {reason}")
+        if goal is None:
+            goal = last_known_good(served, self.target.routing, refused)
+            if goal is not None and self.target.soak_s:
+                soak = format_duration(self.target.soak_s)
+                self.context.observer.warn(
+                    f"no earlier revision of {model} served for {soak}; returning to revision {goal.number}"
+                )
+        return goal
 
     def _announce(self, plan: _Plan) -> None:
         change, previous = plan.change, plan.before.live(self.target.routing)
@@ -218,6 +235,22 @@ class _Plan:
     rollout_class: RolloutClass
     estimate_s: float | None
     down: bool
+
+
+def proven_good(
+    target: Target, served: list[Revision], now: datetime, refused: Callable[[Revision, VersionNumber], bool]
+) -> Revision | None:
+    """Returns the last known good revision by evidence: a server answered with it, for the target's soak time.
+
+    `served` are the revisions that served, newest first.
+    """
+    seconds = served_seconds(served, now)
+
+    def unproven(revision: Revision, version: VersionNumber) -> bool:
+        proven = "available" in revision.evidence and seconds[revision.number] >= target.soak_s
+        return not proven or refused(revision, version)
+
+    return last_known_good(served, target.routing, unproven)
 
 
 def obstacle(target: Target, model: ModelName, version: VersionNumber) -> str | None:

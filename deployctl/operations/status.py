@@ -17,7 +17,7 @@ from deployctl.domain.transition import last_known_good, rollback_version
 from deployctl.errors import DeployctlError
 from deployctl.operations.context import Context
 from deployctl.operations.holds import unreviewed
-from deployctl.operations.rollback import estimate, obstacle
+from deployctl.operations.rollback import estimate, obstacle, proven_good
 from deployctl.operations.rollout import RolloutClass
 from deployctl.operations.target import Target
 
@@ -113,7 +113,7 @@ def target_status(
     With `verify` the files of every version that should be loaded are compared with their manifests.
     """
     # Asked before the record: an operation that ends in between is seen as done, not as cut off.
-    running = _running(target, context)
+    running, now = _running(target, context), context.clock.now()
     state = target.runtime.state(timeout_s=STATUS_TIMEOUT_S)
     pending = {revision.model for revision in target.lineage.pending(target.name)}
     models, error = [], ""
@@ -128,7 +128,7 @@ def target_status(
                 error = str(failure)
         operation = running.get(revision.model, running.get(None))
         interrupted = revision.model in pending and operation is None
-        served = _on_target(target, revision, state, statuses, interrupted=interrupted, running=operation)
+        served = _on_target(target, revision, state, statuses, interrupted=interrupted, running=operation, now=now)
         models.append(replace(served, drift=served.drift + _changed_files(target, revision)) if verify else served)
     return TargetStatus(
         name=target.name,
@@ -137,7 +137,7 @@ def target_status(
         endpoints=state.endpoints,
         detail=state.detail,
         models=tuple(models),
-        freezes=tuple(each for each in target.lineage.freezes(target.name) if each.in_force(context.clock.now())),
+        freezes=tuple(each for each in target.lineage.freezes(target.name) if each.in_force(now)),
         operations=tuple(running.values()),
         error=error,
     )
@@ -158,6 +158,7 @@ def _on_target(
     *,
     interrupted: bool,
     running: OperationRecord | None,
+    now: datetime,
 ) -> ModelOnTarget:
     desired = revision.desired
     available = {status.version for status in statuses if status.state is VersionState.AVAILABLE}
@@ -172,7 +173,7 @@ def _on_target(
         since=revision.settled_at or revision.recorded_at,
         actor=revision.actor,
         reason=revision.reason,
-        rollback=_readiness(target, revision.model, available),
+        rollback=_readiness(target, revision.model, available, now),
         drift=_drift(desired.versions, statuses) if ready else (),
         interrupted=interrupted,
         running=running,
@@ -206,11 +207,17 @@ def _changed_files(target: Target, revision: Revision) -> tuple[str, ...]:
     return tuple(words)
 
 
-def _readiness(target: Target, model: ModelName, available: set[VersionNumber]) -> RollbackReadiness | None:
+def _readiness(
+    target: Target, model: ModelName, available: set[VersionNumber], now: datetime
+) -> RollbackReadiness | None:
     revisions = target.lineage.revisions(target.name, model, limit=_LOOK_BACK)
     served = [revision for revision in revisions if revision.state is RevisionState.SERVING]
 
-    goal = last_known_good(served, target.routing, lambda each: obstacle(target, model, each) is not None)
+    def refused(_: Revision, version: VersionNumber) -> bool:
+        return obstacle(target, model, version) is not None
+
+    proven = proven_good(target, served, now, refused)
+    goal = proven or last_known_good(served, target.routing, refused)
     version = rollback_version(goal.desired, target.routing) if goal else None
     if version is None:
         return None

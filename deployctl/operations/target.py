@@ -21,6 +21,7 @@ class Target:
         runtime_name: as in the settings, for the record.
         warm_standby: how many earlier versions stay loaded after a change.
         resource_preserving: models too big to be in memory twice; "*" for all.
+        soak_s: for how many seconds a revision must have served to be known good.
         lock_timeout_s: how long to wait for another operation on this target.
     """
 
@@ -34,6 +35,7 @@ class Target:
     warm_standby: int
     lock_timeout_s: float
     resource_preserving: tuple[str, ...] = ()
+    soak_s: float = 0.0
 
     def recorded(self) -> dict[ModelName, Revision]:
         """Returns the newest revision that served, by model."""

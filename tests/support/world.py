@@ -81,6 +81,7 @@ class World:
     journal: Journal = field(default_factory=Journal)
     operations: int = 0
     resource_preserving: tuple[str, ...] = ()
+    soak_s: float = 0.0
 
     def __post_init__(self) -> None:
         self.server = InMemoryServer(self.clock, self.fuse)
@@ -102,6 +103,7 @@ class World:
             warm_standby=self.warm_standby,
             lock_timeout_s=1.0,
             resource_preserving=self.resource_preserving,
+            soak_s=self.soak_s,
         )
 
     @property

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import shutil
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,9 @@ from deployctl.errors import (
     RevisionNotFoundError,
     VersionNotFoundError,
 )
+from deployctl.operations.rollback_all import RollbackAll
 from deployctl.operations.rollout import RolloutClass
+from deployctl.operations.status import target_status
 from deployctl.serving.interface import ServedSpec
 from tests.support.memory_server import Killed
 from tests.support.world import HALF, LOCAL, World
@@ -292,3 +295,105 @@ def test_labels_made_for_the_other_routing_take_no_traffic_after_a_change_of_rou
 
     assert world.server.available(HALF) == {1}
     assert world.recorded().labels == {"stable": 1}
+
+
+class TestSoak:
+    """A revision that served only for a moment is not known to be good."""
+
+    @pytest.fixture
+    def hasty(self, tmp_path: Path) -> World:
+        world = World(tmp_path / "models", soak_s=60.0)
+        world.add(1, 2, 3)
+        world.up()
+        world.promote(1)
+        world.clock.pause(100)
+        world.promote(2)
+        world.clock.pause(5)
+        world.promote(3)
+        return world
+
+    def test_a_rollback_passes_over_what_did_not_soak(self, hasty: World) -> None:
+        shown = target_status(hasty.target, hasty.context).models[0].rollback
+        assert shown is not None
+        assert shown.version == 1
+
+        assert hasty.rollback().version == 1
+
+    def test_it_may_be_named(self, hasty: World) -> None:
+        assert hasty.rollback(to_version=2).version == 2
+
+    def test_where_nothing_soaked_the_newest_is_better_than_none(self, tmp_path: Path) -> None:
+        world = World(tmp_path / "models", soak_s=60.0)
+        world.add(1, 2)
+        world.up()
+        world.promote(1)
+        world.promote(2)
+
+        assert world.rollback().version == 1
+        assert world.journal.warnings == ["no earlier revision of half served for 1 min; returning to revision 1"]
+
+
+def test_what_was_only_recorded_while_the_server_was_down_is_not_known_to_be_good(promoted: World) -> None:
+    promoted.server.crash()
+    promoted.rollback()
+    promoted.up()
+    promoted.add(4)
+    promoted.promote(4)
+
+    assert promoted.rollback().version == 2
+
+
+class TestAll:
+    """Every model of a target returns to what served at a moment."""
+
+    @pytest.fixture
+    def busy(self, world: World) -> World:
+        """half: 1 at 0 s, 2 at 100 s, 3 at 200 s; ranker: 1 at 0 s; late: 1 at 200 s."""
+        world.add(1, 2, model="ranker")
+        world.add(1, model="late")
+        world.promote(1)
+        world.promote(1, model="ranker")
+        world.clock.pause(100)
+        world.promote(2)
+        world.clock.pause(100)
+        world.promote(3)
+        world.promote(1, model="late")
+        return world
+
+    def moment(self, world: World, seconds_ago: float) -> datetime:
+        return world.clock.now() - timedelta(seconds=seconds_ago)
+
+    def test_each_model_returns_to_what_served_then(self, busy: World) -> None:
+        returned = RollbackAll(busy.target, busy.context)(self.moment(busy, 50))
+
+        assert {each.model: each.result and each.result.version for each in returned} == {
+            "half": 2,
+            "ranker": 1,
+            "late": None,
+        }
+        assert [each.result.outcome for each in returned if each.result] == ["serving", "unchanged"]
+        assert busy.server.labels(HALF) == {"stable": 2}
+        assert busy.server.labels("late") == {"stable": 1}
+        assert busy.journal.warnings == ["late did not serve then, and is left as it is"]
+
+    def test_one_that_fails_keeps_no_other_from_returning(self, busy: World) -> None:
+        busy.clock.pause(10)
+        busy.promote(2, model="ranker")
+        shutil.rmtree(busy.directory / HALF / "1")
+
+        returned = RollbackAll(busy.target, busy.context)(self.moment(busy, 150))
+
+        errors = {each.model: each.error for each in returned}
+        assert isinstance(errors[HALF], VersionNotFoundError)
+        assert busy.server.labels("ranker") == {"stable": 1}
+        assert busy.server.labels(HALF) == {"stable": 3}
+
+    def test_each_is_an_operation_of_its_own(self, busy: World) -> None:
+        RollbackAll(busy.target, busy.context)(self.moment(busy, 50))
+
+        newest = [str(record.request) for record in busy.context.journal.operations()][:2]
+        assert newest == ["rollback ranker", "rollback half"]
+
+    def test_nothing_that_served_is_nothing_to_return_to(self, busy: World) -> None:
+        with pytest.raises(RevisionNotFoundError, match="nothing served on local at 20"):
+            RollbackAll(busy.target, busy.context)(self.moment(busy, 5000))
