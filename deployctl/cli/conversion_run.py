@@ -174,7 +174,8 @@ def _tell(ending: Ending, request: ConversionRequest, converted: Converted, publ
         return
     if kept:
         write(f"{converted.path}   {_NOUNS[request.result.value]}")
-    change = f" ({converted.result_bytes / converted.source_bytes:.0%})" if converted.source_bytes else ""
+    smaller = converted.result_bytes < converted.source_bytes
+    change = f" ({converted.result_bytes / converted.source_bytes:.0%})" if smaller else ""
     write(f"size        {size(converted.source_bytes)} -> {size(converted.result_bytes)}{change}")
     if converted.shared_bytes and len(request.sources) > 1:
         write(f"shared      {size(converted.shared_bytes)} of weights that were there already")

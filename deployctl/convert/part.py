@@ -99,7 +99,8 @@ class VariablePool:
     """
 
     def __init__(self) -> None:
-        self._by_digest: dict[bytes, Any] = {}
+        self._kept: list[Any] = []
+        self._digests: dict[int, bytes] = {}
         self.variables: list[Any] = []
         self.saved_bytes = 0
 
@@ -115,13 +116,25 @@ class VariablePool:
         return concrete
 
     def _shared(self, variable: Any, *, alone: bool) -> Any:
-        key = id(variable).to_bytes(8, "big") if alone else _digest(variable)
-        if key not in self._by_digest:
-            self._by_digest[key] = variable
-            self.variables.append(variable)
-        elif self._by_digest[key] is not variable:
+        if any(variable is each for each in self.variables):
+            return variable
+        same = None if alone else next((each for each in self._kept if self._same(each, variable)), None)
+        if same is not None:
             self.saved_bytes += int(np.prod(variable.shape)) * variable.dtype.size
-        return self._by_digest[key]
+            return same
+        self.variables.append(variable)
+        if not alone:
+            self._kept.append(variable)
+        return variable
+
+    def _same(self, one: Any, other: Any) -> bool:
+        # Values are read only where type and shape are the same already: one may be most of the memory.
+        return one.dtype == other.dtype and one.shape == other.shape and self._digest(one) == self._digest(other)
+
+    def _digest(self, variable: Any) -> bytes:
+        if id(variable) not in self._digests:
+            self._digests[id(variable)] = _digest(variable)
+        return self._digests[id(variable)]
 
 
 def _assigns(concrete: Any) -> bool:
@@ -137,9 +150,8 @@ def _variable_of(handle: Any, variables: Sequence[Any]) -> Any:
 
 def _digest(variable: Any) -> bytes:
     value = np.ascontiguousarray(variable.numpy())
-    digest = hashlib.sha256(f"{value.dtype} {value.shape} ".encode())
-    digest.update(repr(value.tolist()).encode() if value.dtype.hasobject else value.reshape(-1).view(np.uint8).data)
-    return digest.digest()
+    content = repr(value.tolist()).encode() if value.dtype.hasobject else value.reshape(-1).view(np.uint8).data
+    return hashlib.sha256(content).digest()
 
 
 def wrapped(

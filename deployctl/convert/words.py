@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import mmap
+from array import array
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import tensorflow as tf
@@ -17,6 +18,9 @@ from deployctl.errors import ConversionError
 
 # The rows of unknown words and of padding.
 _EXTRA_ROWS = 2
+_BLOCK_ROWS = 4096
+# A multiple of every page size.
+_BLOCK = 1 << 21
 # 16 GB as float32.
 _MAX_ELEMENTS = 1 << 32
 
@@ -28,13 +32,13 @@ class Vocabulary:
     Attributes:
         file: one word a line; its line's number, from 0, is its id.
         count: of words.
-        matrix: one row a word, None for a model that takes ids. The row of unknown words and, last, the one of
-            padding, which is zeros, are added.
+        matrix: a tf.Variable of one row a word, None for a model that takes ids. The row of unknown words and, last,
+            the one of padding, which is zeros, are added.
     """
 
     file: Path
     count: int
-    matrix: NDArray[np.float32] | None
+    matrix: Any
 
     @property
     def unknown(self) -> int:
@@ -68,27 +72,65 @@ def read_vocabulary(words: Path | None, vectors: Path | None, work: Path, *, unk
         if words is None:
             raise ConversionError("vectors in .npy form need --vocabulary to name their words", kind="usage")
         count, matrix = _copied(words, listed), _loaded(vectors)
+    elif words is not None:
+        raise ConversionError(f"{vectors} names its words itself: leave out --vocabulary", kind="usage")
     else:
-        count, matrix = _parsed(vectors, listed)
-    if len(matrix) != count + _EXTRA_ROWS:
-        raise ConversionError(
-            f"{vectors} has vectors for {len(matrix) - _EXTRA_ROWS} words, and {words} has {count}", kind="usage"
-        )
-    matrix[count] = _unknown_vector(matrix[:count], listed, unknown)
-    matrix[count + 1] = 0
-    return Vocabulary(listed, count, matrix)
+        matrix = _parsed(vectors, listed)
+        count = matrix.count
+    if matrix.count != count:
+        raise ConversionError(f"{vectors} has vectors for {matrix.count} words, and {words} has {count}", kind="usage")
+    matrix.append(_unknown_vector(matrix, listed, unknown))
+    matrix.append(np.zeros_like(matrix.sum))
+    matrix.flush()
+    return Vocabulary(listed, count, matrix.variable)
 
 
-def _loaded(vectors: Path) -> NDArray[np.float32]:
-    """The matrix of the file with rows to spare; the file is mapped, so that it is not in memory twice."""
+class _Matrix:
+    """A variable whose rows are filled in turn; it is most of the memory, and NumPy only ever has a block of it.
+
+    Attributes:
+        count: rows so far.
+        sum: of these rows.
+    """
+
+    def __init__(self, words: int, size: int) -> None:
+        self.variable = tf.Variable(tf.zeros([words + _EXTRA_ROWS, size]), trainable=False, name="embedding")
+        self.count = 0
+        self.sum = np.zeros(size)
+        self._block = np.empty((_BLOCK_ROWS, size), np.float32)
+        self._pending = 0
+
+    def append(self, row: NDArray[Any]) -> None:
+        """Adds a row."""
+        self._block[self._pending] = row
+        self._pending += 1
+        self.count += 1
+        if self._pending == len(self._block):
+            self.flush()
+
+    def flush(self) -> None:
+        """Writes what is pending to the variable."""
+        rows = self._block[: self._pending]
+        self.variable[self.count - self._pending : self.count].assign(rows)
+        self.sum += rows.sum(axis=0, dtype=np.float64)
+        self._pending = 0
+
+    def row(self, index: int) -> NDArray[Any]:
+        """Returns a row that was added."""
+        self.flush()
+        return np.asarray(self.variable[index])
+
+
+def _loaded(vectors: Path) -> _Matrix:
     try:
         stored = np.load(vectors, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError) as error:
         raise ConversionError(f"{vectors} cannot be read as word vectors: {error}", kind="malformed") from error
     if stored.ndim != 2 or stored.dtype.kind not in "fiu":
         raise ConversionError(f"{vectors} is {stored.dtype} {stored.shape}, and no matrix of numbers", kind="usage")
-    matrix = np.empty((len(stored) + _EXTRA_ROWS, stored.shape[1]), np.float32)
-    matrix[: len(stored)] = stored
+    matrix = _Matrix(*stored.shape)
+    for row in stored:
+        matrix.append(row)
     return matrix
 
 
@@ -110,7 +152,7 @@ def tokens_front(part: Part, given: str, vocabulary: Vocabulary, length: int | N
         tf.lookup.TextFileIndex.LINE_NUMBER,
     )
     table = tf.lookup.StaticHashTable(initializer, vocabulary.unknown)
-    matrix = _matrix_for(spec, vocabulary, given)
+    matrix, padding = _matrix_for(spec, vocabulary, given), vocabulary.padding
 
     def before(values: Tensors) -> dict[str, Any]:
         tokens = values[given]
@@ -118,7 +160,7 @@ def tokens_front(part: Part, given: str, vocabulary: Vocabulary, length: int | N
             tokens = tokens[:, :length]
             tokens = tf.pad(tokens, [[0, 0], [0, length - tf.shape(tokens)[1]]], constant_values="")
             tokens = tf.ensure_shape(tokens, [None, length])
-        ids = tf.where(tokens == "", tf.constant(vocabulary.padding, tf.int64), table.lookup(tokens))
+        ids = tf.where(tokens == "", tf.constant(padding, tf.int64), table.lookup(tokens))
         fed = tf.cast(ids, spec.dtype) if matrix is None else tf.cast(tf.gather(matrix, ids), spec.dtype)
         return {**values, given: fed}
 
@@ -136,7 +178,7 @@ def _matrix_for(spec: Any, vocabulary: Vocabulary, given: str) -> Any:
         raise ConversionError(
             f"the input {given!r} is {spec.dtype.name} {spec.shape}, and there are {held}", kind="usage"
         )
-    return tf.Variable(matrix, trainable=False, name="embedding")
+    return matrix
 
 
 def _copied(words: Path, listed: Path) -> int:
@@ -150,7 +192,7 @@ def _copied(words: Path, listed: Path) -> int:
     return len(lines)
 
 
-def _parsed(vectors: Path, listed: Path) -> tuple[int, NDArray[np.float32]]:
+def _parsed(vectors: Path, listed: Path) -> _Matrix:
     """Fills the matrix line by line from the mapped file; no number ever becomes an object of Python."""
     try:
         with vectors.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
@@ -161,19 +203,21 @@ def _parsed(vectors: Path, listed: Path) -> tuple[int, NDArray[np.float32]]:
                 rows, size = rows - 1, int(first[1])
             if size < 1 or rows * size > _MAX_ELEMENTS:
                 raise ConversionError(f"{vectors} does not have a word and its numbers in its lines", kind="malformed")
-            matrix = np.empty((rows + _EXTRA_ROWS, size), np.float32)
-            words = _fill(matrix, lines, vectors, size)
+            matrix = _Matrix(rows, size)
+            with listed.open("wb") as words:
+                _fill(matrix, size, lines, words, vectors)
+            return matrix
     except (OSError, ValueError) as error:
         raise ConversionError(f"{vectors} cannot be read as word vectors: {error}", kind="malformed") from error
-    if len(set(words)) != len(words):
-        raise ConversionError(f"{vectors} lists a word twice", kind="malformed")
-    listed.write_bytes(b"\n".join(words) + b"\n")
-    return len(words), matrix[: len(words) + _EXTRA_ROWS]
 
 
 def _lines(mapped: mmap.mmap) -> Iterator[bytes]:
-    start = 0
+    start = freed = 0
     while start < len(mapped):
+        if start - freed > 2 * _BLOCK:
+            # What is read once must not stay in this process's memory.
+            mapped.madvise(mmap.MADV_DONTNEED, freed, _BLOCK)
+            freed += _BLOCK
         stop = mapped.find(b"\n", start)
         stop = len(mapped) if stop < 0 else stop
         line = mapped[start:stop]
@@ -183,33 +227,40 @@ def _lines(mapped: mmap.mmap) -> Iterator[bytes]:
 
 
 def _count(mapped: mmap.mmap) -> int:
-    """The most lines that there can be."""
-    blocks = range(0, len(mapped), 1 << 24)
-    return 1 + sum(mapped[start : start + (1 << 24)].count(b"\n") for start in blocks)
+    """How many lines there are, blank ones included."""
+    count = 0 if mapped[-1:] == b"\n" else 1
+    for start in range(0, len(mapped), _BLOCK):
+        count += mapped[start : start + _BLOCK].count(b"\n")
+        mapped.madvise(mmap.MADV_DONTNEED, start, min(_BLOCK, len(mapped) - start))
+    return count
 
 
-def _fill(matrix: NDArray[np.float32], lines: Iterator[bytes], vectors: Path, size: int) -> list[bytes]:
-    words = []
-    for row, line in enumerate(lines):
+def _fill(matrix: _Matrix, size: int, lines: Iterator[bytes], words: BinaryIO, vectors: Path) -> None:
+    """Writes the words to a file, and their numbers to the rows of `matrix`."""
+    hashes = array("q")
+    for line in lines:
         word, _, numbers = line.partition(b" ")
         values = np.fromstring(numbers, np.float32, sep=" ")
         if len(values) != size or not word:
-            raise ConversionError(
-                f"{vectors} has {len(values)} numbers in line {row + 1}, and {size} in the first", kind="malformed"
-            )
-        matrix[row] = values
-        words.append(word)
-    return words
+            where = f"line {matrix.count + 1}, and {size} in the first"
+            raise ConversionError(f"{vectors} has {len(values)} numbers in {where}", kind="malformed")
+        matrix.append(values)
+        hashes.append(hash(word))
+        words.write(word + b"\n")
+    if len(np.unique(np.frombuffer(hashes, np.int64))) != matrix.count:
+        raise ConversionError(f"{vectors} lists a word twice", kind="malformed")
 
 
-def _unknown_vector(matrix: NDArray[np.float32], listed: Path, unknown: str) -> Any:
+def _unknown_vector(matrix: _Matrix, listed: Path, unknown: str) -> NDArray[Any]:
     if unknown == "zeros":
-        return 0.0
+        return np.zeros_like(matrix.sum)
     if unknown == "mean":
-        return matrix.mean(axis=0)
-    words = listed.read_bytes().splitlines()
-    if unknown.encode() not in words:
+        matrix.flush()
+        return matrix.sum / max(matrix.count, 1)
+    with listed.open("rb") as words:
+        row = next((row for row, word in enumerate(words) if word.rstrip(b"\n") == unknown.encode()), None)
+    if row is None:
         raise ConversionError(
             f"--unknown {unknown!r} is neither mean, zeros nor a word of the vocabulary", kind="usage"
         )
-    return matrix[words.index(unknown.encode())]
+    return matrix.row(row)
