@@ -6,10 +6,10 @@ BIN := $(VENV)/bin
 WORKERS ?= $(shell n=$$(nproc 2>/dev/null || echo 2); [ $$n -gt 2 ] && echo $$n || echo 2)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart test check bench docs protos wheel image clean
+.PHONY: help setup quickstart test check soak-store bench docs protos wheel image clean
 
 help:  ## List the targets.
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit("deployctl needs Python 3.11 or newer" if sys.version_info < (3, 11) else 0)'
@@ -35,6 +35,9 @@ check: setup  ## Format, lint, types, architecture, generated files.
 	$(BIN)/lint-imports
 	$(BIN)/python -m deployctl.protos.generate --check
 	$(BIN)/python -m docs.generate --check
+
+soak-store: setup  ## Kill a hundred publishers and a hundred fetchers of an object store.
+	DEPLOYCTL_STORE_KILLS=100 $(BIN)/python -m pytest tests/integration/store/test_kills.py
 
 bench: setup  ## Print each budget as a ratio measured now.
 	$(BIN)/python -m bench
