@@ -11,7 +11,7 @@ from dataclasses import asdict
 
 from bench.measurement import Measurement, UnavailableError
 
-SUBJECTS = ("startup", "reading", "publish", "rollback", "server", "scale")
+SUBJECTS = ("startup", "reading", "conversion", "publish", "rollback", "server", "scale")
 
 
 def main() -> int:
