@@ -11,7 +11,7 @@ from dataclasses import asdict
 
 from bench.measurement import Measurement, UnavailableError
 
-SUBJECTS = ("startup", "reading", "conversion", "publish", "rollback", "server", "scale")
+SUBJECTS = ("startup", "reading", "conversion", "gates", "publish", "rollback", "server", "throughput", "bundle", "memory", "scale", "store")
 
 
 def main() -> int:
@@ -78,15 +78,18 @@ def _print_table(measured: Sequence[Measurement], unavailable: dict[str, str], f
 
 
 def _row(measurement: Measurement) -> tuple[str, ...]:
-    other = f"{_time(measurement.other_s)}  {measurement.other}" if measurement.other_s is not None else "-"
+    unit = measurement.unit
+    other = f"{_amount(measurement.other_s, unit)}  {measurement.other}" if measurement.other_s is not None else "-"
     ratio = f"{measurement.ratio:.2f}" if measurement.ratio is not None else "-"
-    budget = f"{measurement.budget:g}" if measurement.ratio is not None else _time(measurement.budget)
+    budget = f"{measurement.budget:.3g}" if measurement.ratio is not None else _amount(measurement.budget, unit)
     verdict = "ok" if measurement.within_budget else "over"
-    return (measurement.name, _time(measurement.ours_s), other, ratio, budget, verdict, measurement.note)
+    return (measurement.name, _amount(measurement.ours_s, unit), other, ratio, budget, verdict, measurement.note)
 
 
-def _time(seconds: float) -> str:
-    return f"{seconds * 1000:.3g} ms" if seconds < 1 else f"{seconds:.3g} s"
+def _amount(amount: float, unit: str) -> str:
+    if unit != "s":
+        return f"{amount:.3g} {unit}"
+    return f"{amount * 1000:.3g} ms" if amount < 1 else f"{amount:.3g} s"
 
 
 if __name__ == "__main__":

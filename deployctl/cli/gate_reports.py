@@ -6,7 +6,6 @@ import json
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from xml.sax.saxutils import escape, quoteattr
 
 from deployctl import __version__
 from deployctl.cli.render import style, write, write_table
@@ -99,10 +98,14 @@ def _case(report: Report, judged: Judged) -> str:
 
 
 def _attribute(text: str) -> str:
+    from xml.sax.saxutils import quoteattr
+
     return quoteattr(_allowed(text))
 
 
 def _text(text: str) -> str:
+    from xml.sax.saxutils import escape
+
     return escape(_allowed(text))
 
 
@@ -142,9 +145,10 @@ def write_files(report: Report, *, junit_file: Path | None, sarif_file: Path | N
     Raises:
         UsageError: a file cannot be written.
     """
-    for file, text in ((junit_file, junit(report)), (sarif_file, json.dumps(sarif(report), indent=1))):
+    forms = ((junit_file, junit), (sarif_file, lambda found: json.dumps(sarif(found), indent=1)))
+    for file, form in forms:
         if file is not None:
             try:
-                file.write_text(text, encoding="utf-8", errors="backslashreplace")
+                file.write_text(form(report), encoding="utf-8", errors="backslashreplace")
             except OSError as error:
                 raise UsageError(f"cannot write {file}: {error.strerror}") from error

@@ -56,7 +56,7 @@ def varint(data: memoryview, position: int, end: int) -> tuple[int, int]:
         WireError: it does not end before `end`, or is longer than ten bytes.
     """
     result = shift = 0
-    for at in range(position, min(end, position + _LONGEST_VARINT)):
+    for at in range(position, end if end - position < _LONGEST_VARINT else position + _LONGEST_VARINT):
         byte = data[at]
         result |= (byte & 0x7F) << shift
         if byte < 0x80:
@@ -107,12 +107,30 @@ class Walker:
     def messages(self, start: int, end: int, number: int) -> Iterator[tuple[int, int]]:
         """Yields where each value of the message field `number` begins and ends.
 
+        It does the work of `fields` without its objects, since a graph has many nodes.
+
         Raises:
             WireError: as `fields`, or a value of the field is a number.
         """
-        for found in self.fields(start, end):
-            if found.number == number:
-                yield found.content()
+        data, wanted, position = self.data, number << 3 | BYTES, start
+        safe = end - _LONGEST_VARINT
+        while position < end:
+            tag = data[position]
+            if not (8 <= tag < 0x80 and tag & 7 == BYTES and position < safe):
+                field = next(self.fields(position, end))
+                if field.number == number:
+                    yield field.content()
+                position = field.stop
+                continue
+            length, value = data[position + 1], position + 2
+            if length >= 0x80:
+                length, value = varint(data, position + 1, end)
+            position = value + length
+            if position > end:
+                raise WireError(f"field {tag >> 3} before byte {value} goes {position - end} bytes past its message")
+            self._spend(1)
+            if tag == wanted:
+                yield value, position
 
     def last_bytes(self, start: int, end: int, number: int) -> bytes:
         """Returns the value of the string field `number`; b"" if unset.
