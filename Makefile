@@ -6,7 +6,10 @@ BIN := $(VENV)/bin
 WORKERS ?= $(shell n=$$(nproc 2>/dev/null || echo 2); [ $$n -gt 2 ] && echo $$n || echo 2)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart test check soak-store bench docs protos wheel image clean
+# How long `make fuzz` goes on.
+FUZZ_SECONDS ?= 600
+
+.PHONY: help setup quickstart test check soak-store bench docs fuzz ops protos wheel image clean
 
 help:  ## List the targets.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -44,6 +47,12 @@ bench: setup  ## Print each budget as a ratio measured now.
 
 docs: setup  ## Write the generated pages of docs/reference.
 	$(BIN)/python -m docs.generate
+
+fuzz: setup  ## Show damaged files to the gates, for FUZZ_SECONDS (600).
+	FUZZ_SECONDS=$(FUZZ_SECONDS) $(BIN)/python -m pytest -n $(WORKERS) --timeout 1200 tests/integration/gates/test_fuzz.py
+
+ops: setup  ## Write down the ops of the installed TensorFlow, for the gate `ops`.
+	$(BIN)/python -m deployctl.modelserver.op_list
 
 protos: setup  ## Generate the protocol buffer modules.
 	$(BIN)/python -m deployctl.protos.generate

@@ -1,4 +1,4 @@
-"""Writes down which ops the installed TensorFlow knows: `python -m deployctl.modelserver.op_list FILE`.
+"""Writes down which ops the installed TensorFlow knows: `python -m deployctl.modelserver.op_list [FILE]`.
 
 The file has one op a line in name order, with " stateful" behind those whose answer may differ from call to call.
 It is what the `ops` gate judges by, so that judging needs no TensorFlow.
@@ -11,6 +11,7 @@ import sys
 from ctypes import POINTER, c_void_p
 from pathlib import Path
 
+import deployctl
 from deployctl.modelserver.capi import Buffer, c_api, library_directory
 from deployctl.protos.saved_model_pb2 import OpList
 
@@ -41,5 +42,11 @@ def write_op_list(file: Path) -> int:
     return len(ops)
 
 
+def list_file() -> Path:
+    """Returns where the list of the installed TensorFlow's minor version belongs: `gates/tensorflow_ops/2.21.txt`."""
+    minor = ".".join(c_api().version().decode().split(".")[:2])
+    return Path(deployctl.__file__).parent / "gates" / "tensorflow_ops" / f"{minor}.txt"
+
+
 if __name__ == "__main__":
-    write_op_list(Path(sys.argv[1]))
+    write_op_list(Path(sys.argv[1]) if len(sys.argv) > 1 else list_file())
