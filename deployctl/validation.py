@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from deployctl.gates.interface import Candidate, Gate
     from deployctl.gates.scratch import ScratchServer
     from deployctl.operations.admission import Judge
+    from deployctl.operations.rollback import RolledBack
+    from deployctl.operations.validate import Report
     from deployctl.repository.interface import FileProblem
 
 ENTRY_POINTS = "deployctl.gates"
@@ -67,7 +69,8 @@ class GateMaker:
         Raises:
             SettingsError: there is no gate of a name that the settings or the command line give.
         """
-        return tuple(self._gate(name) for name in dict.fromkeys(self.wishes.gates or self.target.gates))
+        every = (*self.target.gates, *self.target.advisory_gates) if self.target.gates else ()
+        return tuple(self._gate(name) for name in dict.fromkeys(self.wishes.gates or every))
 
     def __exit__(self, *_: object) -> None:
         self._stack.close()
@@ -246,14 +249,36 @@ def candidate_on(deployment: Deployment, target: TargetName, model: ModelName, v
 
 def promotion_judge(deployment: Deployment, target: TargetName, wishes: Wishes) -> Judge | None:
     """Returns what asks the target's gates about a version that is to be promoted, None where it has none."""
-    from deployctl.operations.validate import Report, Validate
+    from deployctl.operations.validate import Validate
 
-    if not deployment.settings.targets[target].gates:
+    settings = deployment.settings.targets[target]
+    if not settings.gates:
         return None
+    advisory = frozenset(settings.advisory_gates) - frozenset(settings.gates)
+    # A reason to accept what breaks clients says that it is known.
+    if wishes.allow_breaking:
+        advisory -= {"compatibility"}
 
     def judge(model: ModelName, version: VersionNumber) -> Report:
         candidate = candidate_on(deployment, target, model, version)
         with GateMaker(deployment, target, model, wishes) as gates:
-            return Validate(gates, deployment.lineage, deployment.context, target=target)(candidate)
+            report = Validate(gates, deployment.lineage, deployment.context, target=target)(candidate)
+            return replace(report, advisory=advisory)
 
     return judge
+
+
+def rollback_report(deployment: Deployment, plan: RolledBack) -> Report:
+    """Returns whether a rollback that was planned would work: bytes as in the manifest, loadable, with room for them."""
+    from deployctl.gates.interface import Candidate
+    from deployctl.operations.candidate import of_version
+    from deployctl.operations.rollout import RolloutClass
+    from deployctl.operations.validate import Validate
+
+    observer = deployment.context.observer
+    version = of_version(deployment.repository, deployment.reader, plan.model, plan.version, observer)
+    # What is loaded already needs no more room.
+    names = ("integrity", "load") if plan.rollout_class is RolloutClass.HOT else ("integrity", "load", "resources")
+    with GateMaker(deployment, plan.target, plan.model, Wishes(gates=names)) as gates:
+        # Not recorded: it is a question about now.
+        return Validate(gates, None, deployment.context, target=plan.target)(Candidate(version, plan.model))

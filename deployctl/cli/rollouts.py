@@ -146,6 +146,9 @@ def rollback(
     if_current: IfCurrentOption = None,
     timeout: TimeoutOption = None,
     lock_timeout: LockTimeoutOption = None,
+    check: Annotated[
+        bool, typer.Option("--check", help="Prove that it would work now, and change nothing; exit 3 if not.")
+    ] = False,
     dry_run: DryRunOption = False,
     no_wait: NoWaitOption = False,
     output: OutputOption = Output.TABLE,
@@ -183,11 +186,35 @@ def rollback(
             reason=reason,
             if_current=if_current,
             timeout_s=_load_timeout(deployment, place.name, timeout),
-            dry_run=dry_run,
+            dry_run=dry_run or check,
         )
         result = Rollback(place, deployment.context)(request)
+        if check:
+            _check(deployment, result, output)
+            return
         spooled = deployment.lineage.offline
     show_rollback(result, spooled=spooled, output=output)
+
+
+def _check(deployment: Deployment, plan: RolledBack, output: Output) -> None:
+    """Holds the bytes that a rollback would go to against their manifest, and loads them in a server of their own."""
+    from deployctl.cli.gate_reports import report_document, write_report
+    from deployctl.operations.validate import check_passed
+    from deployctl.validation import rollback_report
+
+    report = rollback_report(deployment, plan)
+    if output is Output.JSON:
+        write_json("rollback-check", {"plan": _rollback_document(plan), "report": report_document(report)})
+    elif output is Output.NAME:
+        write(f"{plan.model}@{plan.version}")
+    else:
+        write_report(report)
+        about = f", about {format_duration(plan.estimate_s)}" if plan.estimate_s is not None else ""
+        if report.refusal is None:
+            write(
+                f"a rollback of {plan.model} on {plan.target} would go to @{plan.version}: {plan.rollout_class}{about}"
+            )
+    check_passed(report, hint=f"deployctl history {plan.model} --target {plan.target}")
 
 
 def _rollback_all(

@@ -7,7 +7,9 @@ from dataclasses import dataclass, field
 from deployctl.config.definition import DURATION, SIZE, setting
 
 # What costs no second and needs no server; the others are for the asking.
-DEFAULT_GATES = ("integrity", "signature", "compatibility", "ops", "warmup")
+DEFAULT_GATES = ("integrity", "signature", "ops", "warmup")
+# Whether a change breaks clients depends on what they call, which only who runs the target knows.
+DEFAULT_ADVISORY_GATES = ("compatibility",)
 
 
 @dataclass(frozen=True, slots=True)

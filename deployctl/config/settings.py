@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from deployctl.config.definition import DURATION, SIZE, setting
-from deployctl.config.gate_settings import DEFAULT_GATES, GateSettings
+from deployctl.config.gate_settings import DEFAULT_ADVISORY_GATES, DEFAULT_GATES, GateSettings
 from deployctl.domain.names import TargetName
 from deployctl.domain.revision import Routing
 from deployctl.domain.serving import PullPolicy
@@ -215,6 +215,11 @@ class TargetSettings:
         "Gates that a version must pass before it is promoted, in this order; each may be one of deployctl's or of a "
         "package that brings some.",
         default=DEFAULT_GATES,
+    )
+    advisory_gates: tuple[str, ...] = setting(
+        "Gates that are asked too, unless `gates` is empty: a promotion only tells what they refuse. `validate` exits "
+        "with 3 for these as well.",
+        default=DEFAULT_ADVISORY_GATES,
     )
     gate: GateSettings = field(default_factory=GateSettings)
     docker: DockerSettings = field(default_factory=DockerSettings)

@@ -67,6 +67,8 @@ def admit(
     report = judge(model, version)
     check_passed(report, hint=f"deployctl validate {report.subject} --target {target}")
     context.observer.step("gates", ", ".join(map(_words, report.results)))
+    for each in report.advice:
+        context.observer.warn(f"the gate {each.gate} advises against {report.subject}: {each.reason}")
     return Admission(version, live, {"gates": report.evidence()})
 
 

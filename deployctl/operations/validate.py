@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,6 +34,11 @@ class Judged:
     reused: bool = False
     error: bool = False
 
+    @property
+    def reason(self) -> str:
+        """Why it refused, in one sentence."""
+        return self.verdict.problems[0] if self.verdict.problems else self.verdict.summary
+
 
 @dataclass(frozen=True, slots=True)
 class Report:
@@ -44,6 +49,7 @@ class Report:
         target: None where no target was meant.
         serving: what it was held against, "" for nothing.
         results: in the gates' order.
+        advisory: gates whose refusal keeps nothing from being promoted.
     """
 
     subject: str
@@ -51,11 +57,20 @@ class Report:
     serving: str
     results: tuple[Judged, ...]
     duration_s: float
+    advisory: frozenset[str] = frozenset()
 
     @property
     def refusal(self) -> Judged | None:
-        """The first gate that refused, None where the version passed."""
-        return next((each for each in self.results if each.verdict.outcome is Outcome.FAILED), None)
+        """The first gate that refused and is not advisory, None where the version may pass."""
+        return next((each for each in self._refusals() if each.gate not in self.advisory), None)
+
+    @property
+    def advice(self) -> tuple[Judged, ...]:
+        """The advisory gates that refused."""
+        return tuple(each for each in self._refusals() if each.gate in self.advisory)
+
+    def _refusals(self) -> Iterator[Judged]:
+        return (each for each in self.results if each.verdict.outcome is Outcome.FAILED)
 
     def evidence(self) -> dict[str, Any]:
         """Returns what of the report is recorded with a promotion, as JSON values."""
@@ -161,8 +176,9 @@ def check_passed(report: Report, *, hint: str) -> None:
     if refusal is None:
         return
     where = f" on {report.target}" if report.target else ""
-    reason = refusal.verdict.problems[0] if refusal.verdict.problems else refusal.verdict.summary
-    raise GateRefusedError(f"{report.subject} is refused{where} by the gate {refusal.gate}: {reason}", hint=hint)
+    raise GateRefusedError(
+        f"{report.subject} is refused{where} by the gate {refusal.gate}: {refusal.reason}", hint=hint
+    )
 
 
 def _document(gate: Gate, candidate: Candidate, judged: Judged, operation: str) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -104,3 +105,17 @@ def test_a_dry_run_asks_the_gates_too(world: World) -> None:
     with pytest.raises(GateRefusedError):
         promote(world, Judge(Outcome.FAILED), dry_run=True)
     assert promote(world, Judge(Outcome.PASSED), dry_run=True).outcome == "planned"
+
+
+def test_what_an_advisory_gate_refuses_is_promoted_with_a_warning(world: World) -> None:
+    judge = Judge(Outcome.FAILED)
+
+    def advise(model: ModelName, version: VersionNumber) -> Report:
+        return replace(judge(model, version), advisory=frozenset({"ops"}))
+
+    promoted = Promote(world.target, world.context, advise)(PromoteRequest(parse_reference("half@2")))
+
+    assert promoted.outcome == "serving"
+    assert world.journal.warnings == ["the gate ops advises against half@2: op ReadFile is not to be run"]
+    (revision,) = world.lineage.revisions(LOCAL, HALF, limit=1)
+    assert revision.evidence["gates"] == {"ops": "failed: 1 op"}
