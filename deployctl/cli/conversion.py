@@ -219,10 +219,14 @@ def tflite(
     if representative is not None and quantize is not Quantization.INT8:
         raise UsageError(f"--representative is for --quantize int8, not {quantize.value}")
     from deployctl.savedmodel.source import SourceKind, identify
+    from deployctl.savedmodel.tflite import read_tflite
 
     back = identify(path).kind is SourceKind.TFLITE
     if back and quantize is not Quantization.FLOAT:
         raise UsageError(f"--quantize {quantize.value} is for what becomes a TFLite file, and {path} is one")
+    rounded = quantize
+    if back and any(tensor.quantized for tensor in read_tflite(path).tensors):
+        rounded = Quantization.INT8
     convert_and_tell(
         context,
         ending,
@@ -232,7 +236,7 @@ def tflite(
         representative=representative,
         source_signature=signature,
         tags=tags,
-        tolerances=_TOLERANCES[quantize],
+        tolerances=_TOLERANCES[rounded],
     )
 
 

@@ -115,7 +115,9 @@ def _signatures(source: SourceRequest, request: ConversionRequest) -> dict[str, 
         return {DEFAULT_SIGNATURE: loaded.part(source.name, path.stat().st_size)}
     if kind is SourceKind.SAVED_MODEL:
         return load_saved_model(path, source.name, tags=source.tags, signature=source.signature)
-    raise ConversionError(f"{path} is a TFLite file, which cannot be made a SavedModel again", kind="unsupported")
+    from deployctl.convert.tflite_source import load_tflite
+
+    return {DEFAULT_SIGNATURE: load_tflite(path, source.name)}
 
 
 def _one(parts: Mapping[str, Part], source: SourceRequest) -> Part:

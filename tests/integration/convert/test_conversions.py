@@ -307,3 +307,7 @@ def test_a_tflite_file_answers_as_its_source(
 
     assert set(read_tflite(tmp_path / "m.tflite").signatures) == {"serving_default"}
     assert largest(converted) <= tolerance
+    back = kept_child.convert(tmp_path / "back", tmp_path / "m.tflite", atol=tolerance)
+    assert back.signatures == {"serving_default": {"inputs": ["input_image"], "outputs": ["ground", "weather"]}}
+    assert largest(back) <= tolerance
+    assert {"Conv2D", "MatMul"} <= set(declared(tmp_path / "back").ops)
