@@ -144,6 +144,8 @@ def library_directory() -> Path:
 @functools.cache
 def c_api() -> CApi:
     """Loads TensorFlow's libraries, once for the process (0.25 s warm)."""
-    # The library reads it when it is loaded; 1 leaves out its notices of CPU features.
+    # The library reads these when it is loaded. 1 leaves out its notices of CPU features.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")
+    # Builds with oneDNN have an allocator that keeps all memory that it ever had; malloc gives it back.
+    os.environ.setdefault("TF_ONEDNN_USE_SYSTEM_ALLOCATOR", "1")
     return CApi(library_directory())

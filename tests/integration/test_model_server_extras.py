@@ -16,7 +16,7 @@ import pytest
 from google.protobuf import text_format
 
 from deployctl.modelserver.tfrecord import masked_crc32c
-from tests.support.model_server import ModelServers, ServerEndedError
+from tests.support.model_server import ModelServers, ServerEndedError, wait_until
 from tests.support.models import TensorFlowModels
 from tests.support.rest import Answer, call
 from tests.support.serving_client import ServingClient, model_config
@@ -212,23 +212,29 @@ def test_tls_by_a_config_file(version: Path, model_servers: ModelServers, tmp_pa
         plain.half_plus()
 
 
-def test_loading_and_unloading_again_takes_no_more_memory(
+def test_unloading_gives_memory_back_and_loading_again_takes_no_more(
     tmp_path: Path, tensorflow_models: TensorFlowModels, model_servers: ModelServers
 ) -> None:
     (tmp_path / "m").mkdir()
-    tensorflow_models.copy("half_plus_1", tmp_path / "m" / "1")
+    tensorflow_models.copy("large", tmp_path / "m" / "1")
     config = tmp_path / "models.config"
     config.write_text("model_config_list {}")
     server = model_servers.start(f"--model_config_file={config}")
 
+    loaded, unloaded = [], []
     with ServingClient(server.grpc_address) as client:
-        sizes = []
-        for _ in range(30):
+        for _ in range(12):
             client.reload(model_config("m", tmp_path / "m"))
+            client.half_plus("m")
+            loaded.append(_resident_bytes(server.process.pid))
             client.reload()
-            sizes.append(_resident_bytes(server.process.pid))
+            wait_until(lambda: client.states("m") == {1: "END"})
+            unloaded.append(_resident_bytes(server.process.pid))
 
-    assert sizes[-1] < sizes[2] * 1.2
+    # 48 MB of variables
+    assert loaded[-1] - unloaded[-1] > 40_000_000
+    assert loaded[-1] < loaded[0] * 1.2
+    assert unloaded[-1] < unloaded[0] * 1.2
 
 
 def _resident_bytes(pid: int) -> int:

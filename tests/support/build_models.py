@@ -129,6 +129,18 @@ def every_dtype(destination: Path) -> None:
     tf.saved_model.save(tf.Module(), str(destination), signatures=echo)
 
 
+def large(destination: Path) -> None:
+    """y = x + 0, with 48 MB of variables."""
+    import tensorflow as tf
+
+    module = tf.Module()
+    module.zeros = tf.Variable(tf.zeros([12, 1 << 20]), name="zeros")
+    add = tf.function(
+        lambda x: {"y": x + module.zeros[0, 0]}, input_signature=[tf.TensorSpec([None], tf.float32, name="x")]
+    )
+    tf.saved_model.save(module, str(destination), signatures=add)
+
+
 def looping(destination: Path) -> None:
     """y = x, by a loop that x tells to end after its first turn."""
     import tensorflow as tf
@@ -256,6 +268,7 @@ def _builders() -> dict[str, Callable[[Path], None]]:
         "without_variables": without_variables,
         "every_dtype": every_dtype,
         "unknown_op": unknown_op,
+        "large": large,
         "looping": looping,
         "tensorflow_1": tensorflow_1,
         "tensorflow_1_text": lambda path: tensorflow_1(path, as_text=True),
