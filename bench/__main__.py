@@ -11,7 +11,20 @@ from dataclasses import asdict
 
 from bench.measurement import Measurement, UnavailableError
 
-SUBJECTS = ("startup", "reading", "conversion", "gates", "publish", "rollback", "server", "throughput", "bundle", "memory", "scale", "store")
+SUBJECTS = (
+    "startup",
+    "reading",
+    "conversion",
+    "gates",
+    "publish",
+    "rollback",
+    "server",
+    "throughput",
+    "bundle",
+    "memory",
+    "scale",
+    "store",
+)
 
 
 def main() -> int:
@@ -80,7 +93,7 @@ def _print_table(measured: Sequence[Measurement], unavailable: dict[str, str], f
 def _row(measurement: Measurement) -> tuple[str, ...]:
     unit = measurement.unit
     other = f"{_amount(measurement.other_s, unit)}  {measurement.other}" if measurement.other_s is not None else "-"
-    ratio = f"{measurement.ratio:.2f}" if measurement.ratio is not None else "-"
+    ratio = f"{measurement.ratio:.3g}" if measurement.ratio is not None else "-"
     budget = f"{measurement.budget:.3g}" if measurement.ratio is not None else _amount(measurement.budget, unit)
     verdict = "ok" if measurement.within_budget else "over"
     return (measurement.name, _amount(measurement.ours_s, unit), other, ratio, budget, verdict, measurement.note)

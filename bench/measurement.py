@@ -26,6 +26,7 @@ class Measurement:
         other: what it is compared with, "" for nothing.
         other_s: the other's median time.
         ratio: median of the ratios of runs that followed each other, None where there is no other.
+        unit: of `ours_s` and `other_s` when that is not seconds.
         failures: things that went wrong while it was measured; any puts it over its budget.
     """
 
@@ -37,6 +38,7 @@ class Measurement:
     ratio: float | None = None
     failures: int = 0
     note: str = ""
+    unit: str = "s"
 
     @property
     def within_budget(self) -> bool:

@@ -4,20 +4,14 @@ from __future__ import annotations
 
 import http.client
 import json
-import socket
-import subprocess
-import sys
-import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING
 
-from bench.measurement import Measurement, UnavailableError, compare, seconds
-from bench.project import HALF_PLUS_TWO, environment, model_server, scratch_directory
+from bench.measurement import Measurement, compare, seconds
+from bench.project import HALF_PLUS_TWO, scratch_directory
+from bench.serving import Server, build, serving
 
 if TYPE_CHECKING:
     import numpy as np
@@ -28,31 +22,7 @@ _PAIRS = 60
 _BATCH, _FEATURES = 8, 64
 
 # Eight dense layers of 2048: about 10 ms a call on two cores, and few bytes in and out.
-_BUILD = f"""
-import sys
-import numpy, tensorflow as tf
-random = numpy.random.default_rng(1)
-class Dense(tf.Module):
-    def __init__(self):
-        sizes = [{_FEATURES}] + [2048] * 8 + [10]
-        self.weights = [tf.Variable(random.normal(0, 0.02, pair).astype("float32")) for pair in zip(sizes, sizes[1:])]
-    @tf.function(input_signature=[tf.TensorSpec([None, {_FEATURES}], tf.float32, "x")])
-    def __call__(self, x):
-        for weight in self.weights:
-            x = tf.nn.relu(tf.matmul(x, weight))
-        return {{"y": x}}
-model = Dense()
-tf.saved_model.save(model, sys.argv[1], signatures={{"serving_default": model.__call__}})
-"""
-
-
-@dataclass(frozen=True, slots=True)
-class Server:
-    """A running model server."""
-
-    rest: int
-    grpc: int
-    ready_s: float
+_WIDTH, _DEPTH = 2048, 8
 
 
 def run() -> list[Measurement]:
@@ -67,7 +37,7 @@ def _start() -> Measurement:
         version.symlink_to(HALF_PLUS_TWO)
         ready = []
         for _ in range(_STARTS):
-            with _serving("half", version.parent) as server:
+            with serving("half", version.parent) as server:
                 ready.append(server.ready_s)
     return Measurement("model server, start to AVAILABLE", median(ready), 1.0, note="half_plus_two")
 
@@ -76,7 +46,7 @@ def _requests() -> list[Measurement]:
     from deployctl.modelserver.session import Session, SessionOptions
 
     with scratch_directory() as directory:
-        version = _build(directory / "dense" / "1")
+        version = build(directory, "dense", _FEATURES, _WIDTH, _DEPTH)
         rows = _rows()
         session = Session(str(version), SessionOptions())
         signature = session.signatures.signatures["serving_default"]
@@ -86,7 +56,7 @@ def _requests() -> list[Measurement]:
             return seconds(lambda: session.run([(feed, rows)], [fetch], timeout_s=None))
 
         try:
-            with _serving("dense", version.parent) as server, _grpc_call(server, rows) as grpc_call:
+            with serving("dense", version.parent) as server, _grpc_call(server, rows) as grpc_call:
                 rest_call = _rest_call(server, rows)
                 for warm_up in (bare, grpc_call, rest_call) * 3:
                     warm_up()
@@ -96,16 +66,6 @@ def _requests() -> list[Measurement]:
                 ]
         finally:
             session.close()
-
-
-def _build(directory: Path) -> Path:
-    """Makes the model in another process, so that this one loads only TensorFlow's C library."""
-    built = subprocess.run(
-        [sys.executable, "-c", _BUILD, str(directory)], capture_output=True, text=True, check=False, timeout=300
-    )
-    if built.returncode:
-        raise UnavailableError(f"the model cannot be built: {built.stderr.strip().splitlines()[-1]}")
-    return directory
 
 
 def _rows() -> NDArray[np.generic]:
@@ -143,42 +103,3 @@ def _rest_call(server: Server, rows: NDArray[np.generic]) -> Callable[[], float]
             raise RuntimeError(f"the server answered {response.status}: {answer[:500]!r}")
 
     return lambda: seconds(call)
-
-
-@contextmanager
-def _serving(model: str, base: Path) -> Iterator[Server]:
-    rest, grpc = _free_port(), _free_port()
-    flags = [f"--port={grpc}", f"--rest_api_port={rest}", f"--model_name={model}", f"--model_base_path={base}"]
-    started = time.perf_counter()
-    with subprocess.Popen(
-        model_server(*flags), env={**environment()}, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    ) as process:
-        try:
-            _wait_until_available(process, rest, model)
-            yield Server(rest, grpc, time.perf_counter() - started)
-        finally:
-            process.terminate()
-            process.wait(timeout=60)
-
-
-def _wait_until_available(process: subprocess.Popen[bytes], port: int, model: str) -> None:
-    deadline = time.monotonic() + 120
-    pause = threading.Event()
-    while time.monotonic() < deadline and process.poll() is None:
-        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
-        try:
-            connection.request("GET", f"/v1/models/{model}")
-            if b"AVAILABLE" in connection.getresponse().read():
-                return
-        except (OSError, http.client.HTTPException):
-            pass
-        finally:
-            connection.close()
-        pause.wait(0.005)
-    raise RuntimeError(f"the model server did not serve {model}; it exited with {process.poll()}")
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
