@@ -269,7 +269,7 @@ def promotion_judge(deployment: Deployment, target: TargetName, wishes: Wishes) 
 
 
 def rollback_report(deployment: Deployment, plan: RolledBack) -> Report:
-    """Returns whether a rollback that was planned would work: bytes as in the manifest, loadable, with room for them."""
+    """Returns whether a planned rollback would work: bytes as in the manifest, loadable, with room for them."""
     from deployctl.gates.interface import Candidate
     from deployctl.operations.candidate import of_version
     from deployctl.operations.rollout import RolloutClass

@@ -70,6 +70,10 @@ def promote(
     allow_breaking: Annotated[
         str, typer.Option(metavar="REASON", help="Accept that clients break; recorded with the reason.")
     ] = "",
+    soak: Annotated[
+        str | None,
+        typer.Option(metavar="DURATION", help="Watch errors and latency for so long; go back if they grow."),
+    ] = None,
     dry_run: DryRunOption = False,
     no_wait: NoWaitOption = False,
     output: OutputOption = Output.TABLE,
@@ -82,6 +86,7 @@ def promote(
     from deployctl.domain.names import parse_label_name
     from deployctl.domain.reference import ByLabel, parse_reference
     from deployctl.operations.promote import Promote, PromoteRequest
+    from deployctl.operations.soak import Soak
     from deployctl.validation import Wishes, promotion_judge
 
     if no_wait:
@@ -99,7 +104,12 @@ def promote(
             break_glass=break_glass,
         )
         judge = promotion_judge(deployment, place.name, Wishes(allow_breaking=allow_breaking))
+        soak_s = parse_duration(soak) if soak and not dry_run else 0.0
+        watch = Soak(place, deployment.context)
+        before = watch.counts(request.reference.model) if soak_s else None
         promotion = Promote(place, deployment.context, judge)(request)
+        if before is not None and promotion.outcome == "serving":
+            watch(promotion, before, soak_s)
     show_promotion(promotion, output)
 
 

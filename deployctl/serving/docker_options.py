@@ -15,6 +15,7 @@ GRPC_PORT = 8500
 REST_PORT = 8501
 CONFIG_DIRECTORY = "/etc/deployctl"
 CONFIG_NAME = "models.config"
+MONITORING_NAME = "monitoring.config"
 
 TARGET_LABEL = "io.deployctl.target"
 # Which state directory it belongs to: two projects on one engine may both have a target `local`.
@@ -222,6 +223,7 @@ def server_flags(options: DockerOptions, *, ours: bool) -> tuple[str, ...]:
     """
     flags = (
         f"--model_config_file={CONFIG_DIRECTORY}/{CONFIG_NAME}",
+        f"--monitoring_config_file={CONFIG_DIRECTORY}/{MONITORING_NAME}",
         "--num_load_threads=2",
         "--num_unload_threads=2",
         "--max_num_load_retries=1",

@@ -28,12 +28,13 @@ from deployctl.errors import (
     ServerUnavailableError,
     StorageError,
 )
-from deployctl.files import file_lock, sweep
+from deployctl.files import file_lock, sweep, write_durably
 from deployctl.serving.config import normal
 from deployctl.serving.docker import Engine
 from deployctl.serving.docker_launch import QUICK_STOP_S, Launcher, size
 from deployctl.serving.docker_options import (
     CONFIG_NAME,
+    MONITORING_NAME,
     SERVING_ROLE,
     ContainerFacts,
     ContainerSpec,
@@ -186,6 +187,13 @@ class DockerRuntime(NetworkRuntime):
             return super().statuses(model, timeout_s=timeout_s)
         except ServerUnavailableError as error:
             raise self._death(since=self._watched_since) or error from error
+
+    def _write_monitoring_config(self) -> None:
+        from deployctl.serving.request_counts import MONITORING_CONFIG
+
+        path = self._models_file.with_name(MONITORING_NAME)
+        if not path.exists():
+            write_durably(path, MONITORING_CONFIG)
 
     def served_path(self, base_path: Path) -> str:
         """Returns where the container has `base_path`, which is below the repository."""

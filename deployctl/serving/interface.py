@@ -53,6 +53,32 @@ class Prediction:
     outputs: Any
 
 
+@dataclass(frozen=True, slots=True)
+class RequestCounts:
+    """What a server has counted of the requests to one model, since it started or since another count.
+
+    Attributes:
+        failed: those of `total` that were not answered with OK.
+        latency_s: seconds that the `timed` requests took together.
+    """
+
+    total: int = 0
+    failed: int = 0
+    latency_s: float = 0.0
+    timed: int = 0
+
+    def since(self, earlier: RequestCounts) -> RequestCounts:
+        """Returns what was counted after `earlier`; all of it where the server was started in between."""
+        if self.total < earlier.total:
+            return self
+        return RequestCounts(
+            self.total - earlier.total,
+            self.failed - earlier.failed,
+            self.latency_s - earlier.latency_s,
+            self.timed - earlier.timed,
+        )
+
+
 @dataclass(slots=True)
 class Turn:
     """One change of what the target's server is told; see `Lease.turn`.
@@ -165,6 +191,14 @@ class ServingRuntime(abc.ABC):
         Raises:
             NotFoundError: the server serves no such model or version.
             InvalidRequestError: it knows no such label; its own words.
+        """
+
+    @abc.abstractmethod
+    def request_counts(self, model: ModelName, *, timeout_s: float) -> RequestCounts:
+        """Returns what the server has counted of the requests to `model` since it started.
+
+        Raises:
+            ServerRefusedError: it does not tell: it runs without --monitoring_config_file.
         """
 
     @abc.abstractmethod

@@ -21,7 +21,7 @@ from deployctl.errors import (
 )
 from deployctl.files import write_durably
 from deployctl.serving.config import render
-from deployctl.serving.interface import Prediction, PredictionRequest, ServedSpec, ServingRuntime
+from deployctl.serving.interface import Prediction, PredictionRequest, RequestCounts, ServedSpec, ServingRuntime
 
 if TYPE_CHECKING:
     from deployctl.serving.model_service import ModelService, TlsFiles
@@ -94,14 +94,26 @@ class NetworkRuntime(ServingRuntime):
             return
         try:
             self._config_file.parent.mkdir(parents=True, exist_ok=True)
+            self._write_monitoring_config()
             write_durably(self._config_file, render(config))
         except OSError as error:
             raise StorageError(f"cannot write {self._config_file}: {error}") from error
+
+    def _write_monitoring_config(self) -> None:
+        """Writes the file that makes the server count its requests, where deployctl starts the server."""
 
     def statuses(self, model: ModelName, *, timeout_s: float) -> tuple[VersionStatus, ...]:
         """Returns every version of `model` that the server has seen, descending; () if it knows none."""
         with self._hints():
             return self._service().get_model_status(model, timeout_s=timeout_s)
+
+    def request_counts(self, model: ModelName, *, timeout_s: float) -> RequestCounts:
+        """Returns what the server has counted of the requests to `model` since it started."""
+        from deployctl.serving.prediction import get_page
+        from deployctl.serving.request_counts import PROMETHEUS_PATH, parse_counts
+
+        with self._hints():
+            return parse_counts(get_page(self._endpoints().rest, PROMETHEUS_PATH, timeout_s=timeout_s), model)
 
     def answering_version(self, spec: ServedSpec, *, timeout_s: float) -> tuple[VersionNumber, Mapping[str, Signature]]:
         """Returns which version answers a call to `spec`, and its signatures as the server tells them."""

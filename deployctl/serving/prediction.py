@@ -59,7 +59,7 @@ def predict_by_grpc(service: ModelService, request: PredictionRequest, *, timeou
     try:
         _, signatures = service.get_model_metadata(request.spec, timeout_s=timeout_s)
         signature = _signature(signatures, request.signature)
-        inputs = _tensors(signature, request)
+        inputs = request_tensors(signature, request)
         version, outputs = service.predict(request.spec, request.signature, inputs, timeout_s=timeout_s)
     except ServerRefusedError as error:
         raise request_error(error) from error
@@ -106,12 +106,25 @@ def _rest_body(request: PredictionRequest) -> bytes:
         raise InvalidRequestError(f"the request cannot be written as JSON: {error}") from error
 
 
+def get_page(endpoint: str, path: str, *, timeout_s: float) -> str:
+    """Returns what the server at `endpoint` shows at `path`; errors as `predict_by_rest`."""
+    status, body = _call(endpoint, "GET", path, None, timeout_s=timeout_s)
+    if status != http.HTTPStatus.OK:
+        raise ServerRefusedError(endpoint, f"HTTP {status}", f"there is no page {path}")
+    return body.decode(errors="replace")
+
+
 def _post(endpoint: str, path: str, body: bytes, *, timeout_s: float) -> tuple[int, bytes]:
+    return _call(endpoint, "POST", path, body, timeout_s=timeout_s)
+
+
+def _call(endpoint: str, method: str, path: str, body: bytes | None, *, timeout_s: float) -> tuple[int, bytes]:
     url = urlsplit(endpoint)
+    kind = http.client.HTTPSConnection if url.scheme == "https" else http.client.HTTPConnection
     # A timeout of 0 would mean a socket that never waits.
-    connection = http.client.HTTPConnection(url.hostname or "", url.port, timeout=max(timeout_s, 0.001))
+    connection = kind(url.hostname or "", url.port, timeout=max(timeout_s, 0.001))
     try:
-        connection.request("POST", path, body, {"Content-Type": "application/json"})
+        connection.request(method, url.path.rstrip("/") + path, body, {"Content-Type": "application/json"})
         response = connection.getresponse()
         return response.status, response.read()
     except TimeoutError as error:
@@ -149,7 +162,12 @@ def _signature(signatures: Mapping[str, Signature], name: str) -> Signature:
     return signatures[wanted]
 
 
-def _tensors(signature: Signature, request: PredictionRequest) -> dict[str, tensor_pb2.TensorProto]:
+def request_tensors(signature: Signature, request: PredictionRequest) -> dict[str, tensor_pb2.TensorProto]:
+    """Returns the tensors of a row or column request by input.
+
+    Raises:
+        InvalidRequestError: the request does not fit the signature.
+    """
     from deployctl.serving.tensors import to_tensor
 
     columns = (

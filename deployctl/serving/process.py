@@ -22,7 +22,7 @@ from deployctl.domain.serving import (
     VersionState,
 )
 from deployctl.errors import PortTakenError, ServerError, ServerStartError, ServerUnavailableError, StorageError
-from deployctl.files import file_lock, sweep
+from deployctl.files import file_lock, sweep, write_durably
 from deployctl.serving import child as children
 from deployctl.serving import ports
 from deployctl.serving.child import Child, Started
@@ -94,6 +94,7 @@ class ProcessRuntime(NetworkRuntime):
         self._options = options
         self._directory = options.directory
         self._models_file = self._directory / "models.config"
+        self._monitoring_file = self._directory / "monitoring.config"
         self._record = self._directory / "server.json"
         self._log = ServerLog(self._directory / "server.log")
         super().__init__(options.target, self._models_file)
@@ -182,6 +183,12 @@ class ProcessRuntime(NetworkRuntime):
                 )
         return None
 
+    def _write_monitoring_config(self) -> None:
+        from deployctl.serving.request_counts import MONITORING_CONFIG
+
+        if not self._monitoring_file.exists():
+            write_durably(self._monitoring_file, MONITORING_CONFIG)
+
     def _start(self, config: ServingConfig, deadline: float) -> Endpoints:
         rest_port, grpc_port = self._free_ports()
         # Both are written only by whoever holds this lock, or an operation, of which there is one at a time.
@@ -239,6 +246,7 @@ class ProcessRuntime(NetworkRuntime):
             f"--port={grpc_port}",
             f"--rest_api_port={rest_port}",
             f"{_CONFIG_FLAG}={self._models_file}",
+            f"--monitoring_config_file={self._monitoring_file}",
             f"--num_load_threads={options.num_load_threads}",
             f"--num_unload_threads={options.num_unload_threads}",
             f"--max_num_load_retries={options.max_num_load_retries}",

@@ -26,7 +26,7 @@ from deployctl.errors import (
     ServerStartError,
     ServerUnavailableError,
 )
-from deployctl.serving.interface import Prediction, PredictionRequest, ServedSpec, ServingRuntime
+from deployctl.serving.interface import Prediction, PredictionRequest, RequestCounts, ServedSpec, ServingRuntime
 
 ADDRESS = "127.0.0.1:8500"
 Key = tuple[ModelName, VersionNumber]
@@ -110,6 +110,7 @@ class InMemoryServer(ServingRuntime):
 
     def __init__(self, clock: ManualClock, fuse: Fuse | None = None, *, load_s: float = 0.5) -> None:
         self.clock, self.fuse, self.load_s = clock, fuse or Fuse(), load_s
+        self.traffic: Callable[[float], RequestCounts] = lambda _: RequestCounts()
         self.sent: list[ServingConfig] = []
         self.file = ServingConfig()
         self.broken: dict[Key, str] = {}
@@ -180,6 +181,9 @@ class InMemoryServer(ServingRuntime):
         if version is None or version not in available:
             raise NotFoundError(f"Servable not found for request: {spec}")
         return version, self.signatures.get((spec.model, version), {})
+
+    def request_counts(self, model: ModelName, *, timeout_s: float) -> RequestCounts:
+        return self.traffic(self.clock.seconds)
 
     def predict(self, request: PredictionRequest, *, grpc: bool, timeout_s: float) -> Prediction:
         version, _ = self.answering_version(request.spec, timeout_s=timeout_s)

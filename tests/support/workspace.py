@@ -39,7 +39,7 @@ class Workspace:
 
     @classmethod
     def make(cls, root: Path, *, targets: str = TARGET) -> Workspace:
-        """Returns an initialised workspace; its targets take free ports and, since models differ on purpose, no gates."""
+        """Returns an initialised workspace; its targets take free ports and, since models differ, no gates."""
         root.mkdir(parents=True, exist_ok=True)
         (root / "deployctl.toml").write_text(targets)
         workspace = cls(root)

@@ -1,0 +1,102 @@
+"""Soak: a promoted version is watched for a while, and what served before it is restored where it does worse."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from deployctl.domain.duration import format_duration
+from deployctl.domain.names import ModelName
+from deployctl.errors import DegradedError, DeployctlError, RestoredError
+from deployctl.operations.context import Context
+from deployctl.operations.promote import Promotion
+from deployctl.operations.rollback import Rollback, RollbackRequest
+from deployctl.operations.target import Target
+from deployctl.serving.interface import RequestCounts
+
+_TIMEOUT_S = 10.0
+_SAMPLE_S = 1.0
+# Fewer requests than these say nothing.
+_FEWEST = 20
+# What may be chance: so many more failures per request, so many times the latency.
+_ERROR_MARGIN = 0.01
+_LATENCY_FACTOR = 2.0
+_LATENCY_MARGIN_S = 0.005
+
+
+@dataclass(frozen=True, slots=True)
+class Soak:
+    """Watches what a server counts of its requests.
+
+    No lock is held meanwhile: in an incident somebody must be able to act, and this then ends.
+    """
+
+    target: Target
+    context: Context
+
+    def counts(self, model: ModelName) -> RequestCounts:
+        """Returns what the server has counted so far; to be asked before the promotion.
+
+        Raises:
+            ServerError: the server does not tell.
+        """
+        return self.target.runtime.request_counts(model, timeout_s=_TIMEOUT_S)
+
+    def __call__(self, promotion: Promotion, before: RequestCounts, soak_s: float) -> None:
+        """Returns when the version has served for `soak_s` seconds no worse than what served before it.
+
+        Args:
+            promotion: what was promoted.
+            before: what the server had counted when it was promoted; its averages are what is compared with.
+            soak_s: for how long to watch.
+
+        Raises:
+            RestoredError: it did worse, and the revision before it serves again.
+            DegradedError: it did worse, and the revision before it could not be restored.
+        """
+        start = self.counts(promotion.model)
+        deadline = self.context.deadline(soak_s)
+        while deadline.left_s() > 0:
+            self.context.clock.pause(min(_SAMPLE_S, deadline.left_s()))
+            current = self.target.current(promotion.model)
+            if current is None or current.number != promotion.revision:
+                self.context.observer.warn(f"{promotion.model} was changed by somebody else; no longer watching")
+                return
+            seen = self.counts(promotion.model).since(start)
+            problem = worse(before, seen)
+            if problem is not None:
+                raise self._restore(promotion, problem)
+        seen = self.counts(promotion.model).since(start)
+        words = f"{seen.total} requests, {seen.failed} failed" if seen.total else "nobody called"
+        self.context.observer.step("soak", f"{format_duration(soak_s)}: {words}")
+
+    def _restore(self, promotion: Promotion, problem: str) -> DeployctlError:
+        name = f"{promotion.model}@{promotion.version}"
+        self.context.observer.step("soak", f"{name} {problem}; going back")
+        request = RollbackRequest(promotion.model, reason=f"soak: {problem}", if_current=promotion.revision)
+        try:
+            back = Rollback(self.target, self.context)(request)
+        except DeployctlError as error:
+            return DegradedError(
+                f"{name} {problem}, and what served before could not be restored: {error}",
+                hint=f"deployctl status {self.target.name}",
+            )
+        return RestoredError(
+            f"{name} {problem}; @{back.version} was restored and verified",
+            hint=f"deployctl logs {self.target.name} --since {int(_SAMPLE_S * 60)}s",
+        )
+
+
+def worse(before: RequestCounts, seen: RequestCounts) -> str | None:
+    """Returns in which respect `seen` is worse than `before`, None where it is not, or too few requests were seen."""
+    if seen.total < _FEWEST:
+        return None
+    usual = before.failed / before.total if before.total else 0.0
+    rate = seen.failed / seen.total
+    if rate > usual + _ERROR_MARGIN:
+        return f"failed {rate:.1%} of {seen.total} requests, {usual:.1%} before"
+    if before.timed < _FEWEST or seen.timed < _FEWEST:
+        return None
+    usual_s, mean_s = before.latency_s / before.timed, seen.latency_s / seen.timed
+    if mean_s > usual_s * _LATENCY_FACTOR + _LATENCY_MARGIN_S:
+        return f"took {mean_s * 1000:.1f} ms a request, {usual_s * 1000:.1f} ms before"
+    return None

@@ -1,0 +1,130 @@
+"""A promoted version is watched, and what served before it comes back where it does worse."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from deployctl.errors import DegradedError, RestoredError
+from deployctl.operations.promote import Promotion
+from deployctl.operations.soak import Soak, worse
+from deployctl.serving.interface import RequestCounts
+from tests.support.world import HALF, World
+
+USUAL = RequestCounts(total=10_000, failed=10, latency_s=20.0, timed=9_990)
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> World:
+    world = World(tmp_path / "models")
+    world.add(1, 2, 3)
+    world.up()
+    world.promote(1)
+    return world
+
+
+def traffic(world: World, *, failed: float = 0.001, latency_s: float = 0.002) -> None:
+    """100 requests a second from now on, of which a part fails."""
+    began = world.clock.seconds
+
+    def counted(now: float) -> RequestCounts:
+        total = round((now - began) * 100)
+        return RequestCounts(
+            USUAL.total + total,
+            USUAL.failed + int(total * failed),
+            USUAL.latency_s + total * latency_s,
+            USUAL.timed + total,
+        )
+
+    world.server.traffic = counted
+
+
+def soaked(world: World, promotion: Promotion, before: RequestCounts = USUAL) -> None:
+    Soak(world.target, world.context)(promotion, before, 60.0)
+
+
+def test_a_version_that_does_as_well_stays(world: World) -> None:
+    promotion = world.promote(2)
+    traffic(world)
+    began = world.clock.seconds
+
+    soaked(world, promotion)
+
+    assert world.clock.seconds == began + 60
+    assert world.server.labels(HALF) == {"stable": 2}
+    assert world.journal.steps[-1] == "soak 1 min: 6000 requests, 6 failed"
+
+
+def test_a_version_that_fails_more_requests_is_taken_back_at_once(world: World) -> None:
+    promotion = world.promote(2)
+    traffic(world, failed=0.5)
+    began = world.clock.seconds
+
+    with pytest.raises(RestoredError, match=r"half@2 failed 50.0% of 100 requests, 0.1% before; @1 was restored"):
+        soaked(world, promotion)
+
+    assert world.clock.seconds < began + 5
+    assert world.server.labels(HALF) == {"stable": 1}
+    revision = world.lineage.revisions(world.target.name, HALF, limit=1)[0]
+    assert (revision.number, revision.restores) == (3, 1)
+    assert revision.reason == "soak: failed 50.0% of 100 requests, 0.1% before"
+
+
+def test_a_version_that_answers_late_is_taken_back(world: World) -> None:
+    promotion = world.promote(2)
+    traffic(world, latency_s=0.02)
+
+    with pytest.raises(RestoredError, match=r"took 20.0 ms a request, 2.0 ms before"):
+        soaked(world, promotion)
+
+    assert world.server.labels(HALF) == {"stable": 1}
+
+
+def test_a_version_that_nobody_calls_stays(world: World) -> None:
+    soaked(world, world.promote(2), RequestCounts())
+
+    assert world.journal.steps[-1] == "soak 1 min: nobody called"
+
+
+def test_what_somebody_else_changed_meanwhile_is_left_alone(world: World) -> None:
+    promotion = world.promote(2)
+    traffic(world, failed=0.5)
+    world.promote(3)
+
+    soaked(world, promotion)
+
+    assert world.server.labels(HALF) == {"stable": 3}
+    assert world.journal.warnings[-1] == "half was changed by somebody else; no longer watching"
+
+
+def test_a_first_version_that_fails_has_nothing_to_go_back_to(tmp_path: Path) -> None:
+    world = World(tmp_path / "models")
+    world.add(1)
+    world.up()
+    promotion = world.promote(1)
+    traffic(world, failed=0.5)
+
+    with pytest.raises(DegradedError, match="what served before could not be restored: half on local has no earlier"):
+        soaked(world, promotion)
+
+
+@pytest.mark.parametrize(
+    ("seen", "problem"),
+    [
+        (RequestCounts(19, 19), None),
+        (RequestCounts(20, 0), None),
+        (RequestCounts(1000, 10), None),
+        (RequestCounts(1000, 12), "failed 1.2% of 1000 requests, 0.1% before"),
+        (RequestCounts(100, 0, 0.8, 100), None),
+        (RequestCounts(100, 0, 1.0, 100), "took 10.0 ms a request, 2.0 ms before"),
+        (RequestCounts(100, 0, 1.0, 19), None),
+    ],
+)
+def test_chance_is_no_regression(seen: RequestCounts, problem: str | None) -> None:
+    assert worse(USUAL, seen) == problem
+
+
+def test_a_server_that_was_restarted_counts_from_nothing() -> None:
+    assert RequestCounts(5, 1, 0.1, 4).since(USUAL) == RequestCounts(5, 1, 0.1, 4)
+    assert RequestCounts(10_005, 11, 20.5, 9_994).since(USUAL) == RequestCounts(5, 1, 0.5, 4)
