@@ -29,7 +29,7 @@ def scratch_server(deployment: Deployment, target: TargetSettings) -> ScratchSer
 
     directory = deployment.settings.state_path / "scratch"
     if target.runtime is RuntimeName.DOCKER:
-        return ScratchServer(directory, _container(deployment, target), deployment.context.clock, _copy)
+        return ScratchServer(directory, _container(deployment, target), deployment.context.clock, copy_version)
     return ScratchServer(directory, _process(target), deployment.context.clock)
 
 
@@ -77,7 +77,7 @@ def _container(deployment: Deployment, target: TargetSettings) -> Launch:
     return launch
 
 
-def _copy(version: Path, destination: Path) -> None:
+def copy_version(version: Path, destination: Path) -> None:
     """Puts a version where a container can see it: by hard links, or by copies where these cannot be made."""
 
     def place(source: str, target: str) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -62,6 +64,9 @@ def publish(
     new_version: Annotated[
         bool, typer.Option("--new-version", help="Publish again even if a version has the same bytes.")
     ] = False,
+    warmup: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Golden records that servers replay when they load it.")
+    ] = None,
     reason: ReasonOption = "",
     dry_run: DryRunOption = False,
     output: OutputOption = Output.TABLE,
@@ -77,6 +82,7 @@ def publish(
     from deployctl.operations.publish import Publish, PublishRequest
     from deployctl.repository.interface import Numbering
     from deployctl.repository.sources import ExportSource
+    from deployctl.warmup import warmed_export
 
     if numbering not in tuple(Numbering):
         raise UsageError(f"--numbering {numbering!r} is neither 'sequential' nor 'timestamp'")
@@ -90,7 +96,11 @@ def publish(
         tags=pairs("--tag", tag),
     )
     model_name = parse_model_name(model if model is not None else source.name)
-    with session(context).open() as deployment, deployment.export(source) as directory:
+    with ExitStack() as stack:
+        deployment = stack.enter_context(session(context).open())
+        directory = stack.enter_context(deployment.export(source))
+        if warmup is not None:
+            directory = stack.enter_context(warmed_export(deployment, directory, warmup))
         operation = Publish(deployment.repository, deployment.reader, deployment.lineage, deployment.context)
         published = operation(
             PublishRequest(
