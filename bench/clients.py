@@ -1,6 +1,6 @@
 """Clients in a closed loop, in a process of their own: each sends its next REST request when the last is answered.
 
-python -m bench.clients PORT PATH BODY_FILE CLIENTS SECONDS: prints a line once all are connected, and at the end, which
+python -m bench.clients PORT PATH BODY_FILE CLIENTS SECONDS: prints a line when they start, and at the end, which
 comes after SECONDS or with SIGTERM, the seconds gone by and [[time of the answer, seconds it took], …] as
 JSON. Times are by a clock that all processes of the machine share (CLOCK_MONOTONIC); a failure took null seconds.
 """
@@ -16,6 +16,7 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import cast
 
@@ -86,17 +87,20 @@ class Clients:
 
 
 class _Client(asyncio.Protocol):
-    def __init__(self, request: bytes, answers: list[tuple[float, float | None]]) -> None:
+    """Sends on one connection, and sets `closed` when the server closes that."""
+
+    def __init__(self, request: bytes, answers: list[tuple[float, float | None]], started: float) -> None:
+        self.closed = asyncio.get_running_loop().create_future()
         self._request = request
         self._answers = answers
         self._received = b""
-        self._sent = 0.0
+        self._sent = started
         self._transport: asyncio.Transport | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         # uvloop's transports are not of asyncio's classes.
         self._transport = cast("asyncio.Transport", transport)
-        self._send()
+        self._transport.write(self._request)
 
     def data_received(self, data: bytes) -> None:
         self._received += data
@@ -110,27 +114,43 @@ class _Client(asyncio.Protocol):
         now = time.monotonic()
         self._answers.append((now, now - self._sent if b" 200 " in head[:16] else None))
         self._received = b""
-        self._send()
-
-    def _send(self) -> None:
         assert self._transport is not None
-        self._sent = time.monotonic()
+        if b"connection: close" in lowered:
+            self._transport.close()
+            return
+        self._sent = now
         self._transport.write(self._request)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if not self.closed.done():
+            self.closed.set_result(None)
+
+
+def _same(client: _Client) -> _Client:
+    return client
 
 
 async def _run(port: int, path: str, body: bytes, clients: int, seconds: float) -> None:
     head = f"POST {path} HTTP/1.1\r\nHost: bench\r\nContent-Type: application/json\r\nContent-Length: {len(body)}"
+    request = head.encode() + b"\r\n\r\n" + body
     answers: list[tuple[float, float | None]] = []
     loop, ending = asyncio.get_running_loop(), asyncio.Event()
     loop.add_signal_handler(signal.SIGTERM, ending.set)
-    for _ in range(clients):
-        await loop.create_connection(lambda: _Client(head.encode() + b"\r\n\r\n" + body, answers), "127.0.0.1", port)
-    answers.clear()
+
+    async def client() -> None:
+        while True:
+            protocol = _Client(request, answers, time.monotonic())
+            await loop.create_connection(partial(_same, protocol), "127.0.0.1", port)
+            await protocol.closed
+
+    running = [asyncio.create_task(client()) for _ in range(clients)]
     started = time.monotonic()
-    print("connected", flush=True)
+    print("started", flush=True)
     with contextlib.suppress(TimeoutError):
         await asyncio.wait_for(ending.wait(), seconds)
     elapsed = time.monotonic() - started
+    for task in running:
+        task.cancel()
     print(json.dumps([elapsed, answers]))
 
 

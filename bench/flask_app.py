@@ -6,7 +6,6 @@ import sys
 
 import flask
 import tensorflow as tf
-from werkzeug.serving import WSGIRequestHandler
 
 
 def main() -> None:
@@ -21,8 +20,6 @@ def main() -> None:
         outputs = infer(x=tf.constant(instances, dtype=tf.float32))
         return flask.jsonify(predictions=next(iter(outputs.values())).numpy().tolist())
 
-    # Connections stay open, as the other side's do.
-    WSGIRequestHandler.protocol_version = "HTTP/1.1"
     app.run("127.0.0.1", int(sys.argv[2]), threaded=True)
 
 
