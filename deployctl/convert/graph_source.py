@@ -174,7 +174,7 @@ def _only_output(graph: Any, sinks: Sequence[str], where: str, command: str) -> 
     raise ConversionError(
         f"the outputs of {where} have to be named; candidates are {names}",
         kind="usage",
-        hint=f"deployctl convert {command} {where} --outputs NAME={shown[0].name if shown else 'TENSOR:0'}",
+        hint=f"deployctl convert {command} {where} --outputs NAME=TENSOR",
     )
 
 

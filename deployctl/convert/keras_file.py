@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +51,23 @@ def read_config(path: Path) -> dict[str, Any]:
 def lambda_names(config: Any) -> list[str]:
     """Returns the names of the Lambda layers in `config`; "" for a function that stands outside of a named layer."""
     return sorted(set(_lambdas(config)))
+
+
+def refuse_lambdas(path: Path, allowed: Sequence[str]) -> None:
+    """Refuses a model whose Lambda layers are not all `allowed`.
+
+    Raises:
+        ConversionError: there is another one; or as `read_config`.
+    """
+    found = lambda_names(read_config(path))
+    refused = [name for name in found if name not in allowed]
+    if refused:
+        words = f"the Lambda layer {refused[0]!r}" if refused[0] else "a function outside of a named layer"
+        raise ConversionError(
+            f"{path} holds {words}, whose code would run when it is loaded",
+            kind="unsafe",
+            hint=f"deployctl convert keras {path} --allow-lambda {refused[0]} --out DIR" if refused[0] else None,
+        )
 
 
 def _lambdas(value: Any) -> Iterator[str]:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from deployctl.convert.keras_file import lambda_names, read_config
+from deployctl.convert.keras_file import refuse_lambdas
 from deployctl.convert.part import Part, Tensors
 from deployctl.errors import ConversionError
 
@@ -30,7 +30,7 @@ def load_keras(path: Path, name: str, *, custom: Sequence[str] = (), allow_lambd
     Raises:
         ConversionError: it is malformed, needs an object that is not given, or has a Lambda that is not allowed.
     """
-    _refuse_lambdas(path, allow_lambda)
+    refuse_lambdas(path, allow_lambda)
     model = _loaded(path, {word.rpartition(":")[2]: import_object(word) for word in custom}, safe=not allow_lambda)
     if not getattr(model, "inputs", None):
         raise ConversionError(f"{path} has no inputs of known shape: call the model once and save it again")
@@ -74,18 +74,6 @@ def import_object(word: str) -> Any:
         return getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError) as error:
         raise ConversionError(f"{word!r} cannot be imported: {error}", kind="usage") from error
-
-
-def _refuse_lambdas(path: Path, allowed: Sequence[str]) -> None:
-    found = lambda_names(read_config(path))
-    refused = [name for name in found if name not in allowed]
-    if refused:
-        words = f"the Lambda layer {refused[0]!r}" if refused[0] else "a function outside of a named layer"
-        raise ConversionError(
-            f"{path} holds {words}, whose code would run when it is loaded",
-            kind="unsafe",
-            hint=f"deployctl convert keras {path} --allow-lambda {refused[0]} --out DIR" if refused[0] else None,
-        )
 
 
 def _loaded(path: Path, custom: Mapping[str, Any], *, safe: bool) -> Any:

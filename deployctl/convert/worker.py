@@ -22,7 +22,7 @@ _PR_SET_PDEATHSIG = 1
 _VERBS = {
     "describe_keras": "deployctl.convert.keras_file",
     "run_tflite": "deployctl.convert.tflite",
-    "convert": "deployctl.convert.conversion",
+    "convert": "deployctl.convert.early",
 }
 
 

@@ -13,7 +13,6 @@ from deployctl.convert.child import call
 from deployctl.convert.request import Result
 from deployctl.convert.run import Converted
 from deployctl.domain.saved_model import CLASSIFY_METHOD, PREDICT_METHOD, REGRESS_METHOD, MetaGraph
-from deployctl.savedmodel.frozen import read_frozen
 from deployctl.savedmodel.reader import ProtobufSavedModelReader
 from deployctl.savedmodel.tflite import read_tflite
 from tests.support.build_sources import WIDTH, WORDS
@@ -39,11 +38,10 @@ def largest(converted: Converted) -> float:
     return max(each.largest if each.largest is not None else np.inf for each in converted.differences)
 
 
-@pytest.mark.parametrize("name", ["planet.h5", "planet_better.keras"])
 def test_a_keras_model_keeps_the_names_of_its_inputs_and_outputs(
-    kept_child: KeptChild, sources: Path, tmp_path: Path, name: str
+    kept_child: KeptChild, sources: Path, tmp_path: Path
 ) -> None:
-    converted = kept_child.convert(tmp_path / "out", sources / name)
+    converted = kept_child.convert(tmp_path / "out", sources / "planet_better.keras")
 
     signature = declared(tmp_path / "out").signatures["serving_default"]
     assert {name: str(spec) for name, spec in signature.inputs.items()} == {"input_image": "float32 (?,128,128,3)"}
@@ -67,7 +65,7 @@ def test_what_was_compared_becomes_golden_requests(kept_child: KeptChild, source
 def test_the_same_seed_asks_the_same(kept_child: KeptChild, sources: Path, tmp_path: Path) -> None:
     texts = []
     for name, seed in (("one", 1), ("again", 1), ("two", 2)):
-        kept_child.convert(tmp_path / name, sources / "contract.keras", seed=seed)
+        kept_child.convert(tmp_path / name, sources / "a.pb", seed=seed)
         texts.append((tmp_path / name / "assets.extra/deployctl/golden.jsonl").read_text())
 
     assert texts[0] == texts[1] != texts[2]
@@ -121,35 +119,6 @@ def test_classify_and_regress_are_over_examples(kept_child: KeptChild, sources: 
     }
 
 
-def test_a_frozen_graph_has_the_names_that_clients_use(kept_child: KeptChild, sources: Path, tmp_path: Path) -> None:
-    converted = kept_child.convert(tmp_path / "g.pb", sources / "planet.h5", result=Result.GRAPH)
-
-    graph = read_frozen(tmp_path / "g.pb")
-    assert set(graph.inputs) == {"input_image:0"}
-    assert set(graph.outputs) == {"ground:0", "weather:0"}
-    assert largest(converted) < 1e-5
-
-
-def test_a_checkpoint_is_restored_into_its_own_graph(kept_child: KeptChild, sources: Path, tmp_path: Path) -> None:
-    converted = kept_child.convert(
-        tmp_path / "out", sources / "trained.ckpt", inputs={"x": "x:0"}, outputs={"y": "y:0"}
-    )
-
-    assert converted.signatures == {"serving_default": {"inputs": ["x"], "outputs": ["y"]}}
-    assert largest(converted) < 1e-6
-    assert not [op for op in declared(tmp_path / "out").ops if "Adam" in op or "Gradient" in op]
-
-
-def test_a_checkpoint_is_restored_into_a_graph_that_code_makes(
-    kept_child: KeptChild, sources: Path, tmp_path: Path
-) -> None:
-    kept_child.convert(tmp_path / "meta", sources / "trained.ckpt", outputs={"y": "y"})
-    kept_child.convert(tmp_path / "built", sources / "bare.ckpt", builder="builders_for_tests:network")
-
-    row = [[index / 160 for index in range(160)]]
-    assert predicted(tmp_path / "built", {"x": row}) == predicted(tmp_path / "meta", {"x": row})
-
-
 def test_the_upstream_checkpoint_is_converted(kept_child: KeptChild, tmp_path: Path) -> None:
     source = UPSTREAM / "bad_half_plus_two" / "00000123" / "export"
     kept_child.convert(tmp_path / "out", source, rename_inputs={"Placeholder": "x"})
@@ -157,16 +126,7 @@ def test_the_upstream_checkpoint_is_converted(kept_child: KeptChild, tmp_path: P
     assert predicted(tmp_path / "out", {"x": [[2.0]]}) == [[3.0]]
 
 
-def test_freezing_leaves_the_training_state_behind(kept_child: KeptChild, sources: Path, tmp_path: Path) -> None:
-    source = sources / "trained.ckpt"
-    converted = kept_child.convert(tmp_path / "g.pb", source, outputs={"y": "y:0"}, result=Result.GRAPH, freeze=True)
-
-    assert 0.25 <= converted.result_bytes / converted.source_bytes <= 0.35
-
-
-@pytest.mark.parametrize(
-    "model", ["keras_two_outputs", "vocabulary", "several_signatures", "tensorflow_1", "tensorflow_1_text"]
-)
+@pytest.mark.parametrize("model", ["vocabulary", "several_signatures", "tensorflow_1_text"])
 def test_freezing_keeps_every_signature_and_answer(
     kept_child: KeptChild, tensorflow_models: TensorFlowModels, tmp_path: Path, model: str
 ) -> None:
@@ -190,25 +150,11 @@ def test_freezing_keeps_the_methods_of_signatures(kept_child: KeptChild, tmp_pat
     assert largest(converted) < 1e-6
 
 
-def test_graphs_are_put_together_with_a_prefix_each(kept_child: KeptChild, sources: Path, tmp_path: Path) -> None:
-    kept_child.convert(tmp_path / "out", sources / "a.pb", sources / "b.pb", bundle=True)
-
-    assert predicted(tmp_path / "out", {"x": [3.0]}) == {"a": [7.0], "b": [9.0]}
-
-
 def test_graphs_with_other_inputs_get_a_signature_each(kept_child: KeptChild, sources: Path, tmp_path: Path) -> None:
     kept_child.convert(tmp_path / "out", sources / "a.pb", sources / "other_x.pb", separate=True)
 
     assert predicted(tmp_path / "out", {"x": [3.0]}, "a") == [7.0]
     assert predicted(tmp_path / "out", {"x": [[1, 2, 3]]}, "other_x") == [[-1, -2, -3]]
-
-
-def test_the_article_s_segmentation_takes_three_inputs(kept_child: KeptChild, sources: Path, tmp_path: Path) -> None:
-    sample = {"image": "rand(1, 1,20,30,3) * 255", "height": "20", "width": "30"}
-    converted = kept_child.convert(tmp_path / "out", sources / "deeplab.pb", sample=sample)
-
-    assert largest(converted) == 0
-    assert declared(tmp_path / "out").signatures["serving_default"].outputs.keys() == {"segmentation_map"}
 
 
 def test_shared_weights_are_stored_once(kept_child: KeptChild, sources: Path, tmp_path: Path) -> None:
@@ -233,7 +179,7 @@ def test_tokens_are_looked_up_cut_and_filled(
     kept_child.convert(tmp_path / "out", *paths, bundle=True, shared_input="tokens", **front)
 
     matrix = np.load(sources / "vectors.npy")
-    for tokens in (["nurse", "night"], ["nobody"], [], ["cook", "", "paris"], list(WORDS)):
+    for tokens in ([], ["cook", "", "nobody", "paris"], list(WORDS)):
         rows = [matrix[WORDS.index(word)] if word in WORDS else matrix.mean(axis=0) for word in tokens if word]
         places = [place for place, word in enumerate(tokens[:6]) if word]
         fed = np.zeros((1, 6, WIDTH), np.float32)
