@@ -228,8 +228,12 @@ class Contents:
         for each in sorted(found, key=lambda each: each.key, reverse=True):
             record = self.store.get(each.key)
             if record is not None:
-                version = read_record(record).get("version")
-                yield each.key, record, VersionNumber(version) if isinstance(version, int) else None
+                yield each.key, record, _version_told(record)
+
+    def version_in(self, key: str) -> VersionNumber | None:
+        """Returns the version that the record of that key names now, None where it names none."""
+        record = self.store.get(key)
+        return _version_told(record) if record is not None else None
 
     def reserve(self, model: ModelName, digest: Digest, publisher: Publisher, after: str | None) -> Reservation | None:
         """Takes the right to publish these bytes, if nobody has put a record after `after` (a key) meanwhile."""
@@ -255,8 +259,7 @@ class Contents:
                 return True
             if now != record:
                 record, unchanged_since = now, self.clock.monotonic()
-                said = read_record(now).get("version")
-                version = VersionNumber(said) if isinstance(said, int) else None
+                version = _version_told(now)
                 continue
             is_gone = is_known_dead(record) or read_record(record).get("token") in self.given_up
             if is_gone or self.clock.monotonic() - unchanged_since > _STALE_AFTER_S:
@@ -272,3 +275,8 @@ class Contents:
     def _who(self, record: bytes) -> str:
         said = read_record(record)
         return f"process {said.get('pid')} on {said.get('host')} since {said.get('at')}"
+
+
+def _version_told(record: bytes) -> VersionNumber | None:
+    version = read_record(record).get("version")
+    return VersionNumber(version) if isinstance(version, int) else None

@@ -12,20 +12,20 @@ import random
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager, suppress
+from dataclasses import replace
 from functools import cached_property
 from typing import Any, TypeVar
 
-from deployctl.errors import DamagedTransferError, SettingsError, StorageError
+from deployctl.errors import DamagedTransferError, StorageError
 from deployctl.repository.s3_checks import check_etag, checksummed, crc32, damaged
 from deployctl.repository.s3_errors import Absent, DeadlinePassed, LostRace, store_errors
 from deployctl.repository.s3_listing import Found, Listing, Upload
+from deployctl.repository.s3_quick import QUICK_BYTES, QuickRequests
+from deployctl.repository.s3_session import SCHEME, S3Options, make_clients
 
 Result = TypeVar("Result")
 
-SCHEME = "s3://"
-_CONNECT_TIMEOUT_S = 5
 _FIRST_PAUSE_S = 0.1
 _PIECE = 1 << 20
 _DELETE_AT_ONCE = 1000
@@ -33,53 +33,6 @@ _DELETE_AT_ONCE = 1000
 _COPY_AT_ONCE = 64 << 20
 # How often a conditional put is sent again that collided with another one under way (409).
 _COLLISIONS = 8
-
-
-@dataclass(frozen=True, slots=True)
-class S3Options:
-    """Where the repository is and how its objects are written; credentials come from AWS's own chain.
-
-    Attributes:
-        prefix: without slashes at its ends; may be empty.
-        addressing: "auto", "path" or "virtual".
-        sse: "", "AES256" or "aws:kms"; `kms_key_id` only with the latter.
-        tags: "key=value", put on the files of versions.
-        deadline_s: seconds for all attempts of one request.
-        single_publisher: whether publishing is never done by two at a time, so that a store without conditional
-            puts will do.
-        connections: requests under way at the same time.
-        attempts: how often a request is sent at most.
-        answer_timeout_s: how long one attempt waits for the next byte of an answer.
-    """
-
-    bucket: str
-    prefix: str = ""
-    endpoint_url: str = ""
-    region: str = ""
-    addressing: str = "auto"
-    profile: str = ""
-    sse: str = ""
-    kms_key_id: str = ""
-    storage_class: str = ""
-    requester_pays: bool = False
-    tags: tuple[str, ...] = ()
-    single_publisher: bool = False
-    deadline_s: float = 120.0
-    connections: int = 10
-    attempts: int = 4
-    answer_timeout_s: float = 20.0
-
-
-def parse_url(url: str) -> tuple[str, str]:
-    """Returns the bucket and the prefix of `s3://bucket/prefix`.
-
-    Raises:
-        SettingsError: it names no bucket.
-    """
-    bucket, _, prefix = url.removeprefix(SCHEME).partition("/")
-    if not url.startswith(SCHEME) or not bucket:
-        raise SettingsError(f"{url!r} is not s3://BUCKET/PREFIX", hint="deployctl config show")
-    return bucket, prefix.strip("/")
 
 
 class S3Store:
@@ -148,6 +101,8 @@ class S3Store:
         """
 
         def put() -> None:
+            if self._put_quickly(key, body):
+                return
             with self._request("write", key) as s3:
                 answer = s3.put_object(**self._where(key), **self._file_extras(), **checksummed(body))
             self._check_arrival(answer, "ChecksumSHA256", body, key)
@@ -230,20 +185,13 @@ class S3Store:
 
     def listing(self, prefix: str, *, by_directory: bool = False) -> Listing:
         """Returns what is below `prefix`; with `by_directory`, what has a further slash only as common prefixes."""
-        objects: list[Found] = []
-        prefixes: list[str] = []
-        arguments = {"Bucket": self.options.bucket, "Prefix": self._root + prefix, **self._payer()}
-        if by_directory:
-            arguments["Delimiter"] = "/"
-        with self._request("list", prefix) as s3:
-            for page in s3.get_paginator("list_objects_v2").paginate(**arguments):
-                self._renew_deadline()
-                prefixes += [each["Prefix"].removeprefix(self._root) for each in page.get("CommonPrefixes", ())]
-                objects += [
-                    Found(each["Key"].removeprefix(self._root), each["Size"], each["ETag"], each["LastModified"])
-                    for each in page.get("Contents", ())
-                ]
-        return Listing(tuple(objects), tuple(prefixes))
+        quick = self._quickly(lambda quick: quick.listing(self._root + prefix, by_directory, self._payer_headers()))
+        found = quick if quick is not None else self._slow_listing(prefix, by_directory)
+        cut = len(self._root)
+        return Listing(
+            tuple(replace(each, key=each.key[cut:]) for each in found.objects),
+            tuple(each[cut:] for each in found.prefixes),
+        )
 
     def delete(self, keys: list[str]) -> None:
         """Deletes objects; those that are gone already are no failure."""
@@ -258,15 +206,37 @@ class S3Store:
             for failed in answer.get("Errors", ()):
                 raise StorageError(f"cannot delete {self.url(some[0])}: {failed.get('Code')}: {failed.get('Message')}")
 
+    def _slow_listing(self, prefix: str, by_directory: bool) -> Listing:
+        """Returns what is below `prefix`, with whole keys, as the SDK lists it."""
+        objects: list[Found] = []
+        prefixes: list[str] = []
+        arguments = {"Bucket": self.options.bucket, "Prefix": self._root + prefix, **self._payer()}
+        if by_directory:
+            arguments["Delimiter"] = "/"
+        with self._request("list", prefix) as s3:
+            for page in s3.get_paginator("list_objects_v2").paginate(**arguments):
+                self._renew_deadline()
+                prefixes += [each["Prefix"] for each in page.get("CommonPrefixes", ())]
+                objects += [
+                    Found(each["Key"], each["Size"], each["ETag"], each["LastModified"])
+                    for each in page.get("Contents", ())
+                ]
+        return Listing(tuple(objects), tuple(prefixes))
+
     @cached_property
-    def _s3(self) -> Any:
-        return _make_client(self.options, self._check_deadline)
+    def _clients(self) -> tuple[Any, QuickRequests | None]:
+        return make_clients(self.options, self._check_deadline)
+
+    @property
+    def _quick(self) -> QuickRequests | None:
+        with self._making:
+            return self._clients[1]
 
     @contextmanager
     def _request(self, action: str, key: str) -> Iterator[Any]:
         with store_errors(action, self.url(key)):
             with self._making:
-                client = self._s3
+                client, _ = self._clients
             self._renew_deadline()
             yield client
 
@@ -288,6 +258,11 @@ class S3Store:
         return body
 
     def _get_range(self, key: str, start: int, length: int) -> bytes:
+        if length <= QUICK_BYTES:
+            headers = {"Range": f"bytes={start}-{start + length - 1}", **self._payer_headers()}
+            body = self._quickly(lambda quick: quick.get(self._root + key, headers))
+            if body is not None and len(body) == length:
+                return body
         with self._request("read", key) as s3:
             answer = s3.get_object(**self._where(key), Range=f"bytes={start}-{start + length - 1}")
             body = self._read(answer, key)
@@ -307,6 +282,34 @@ class S3Store:
         if len(body) != answer["ContentLength"]:
             raise damaged(f"{self.url(key)} ended after {len(body)} of {answer['ContentLength']} bytes")
         return body
+
+    def _put_quickly(self, key: str, body: bytes) -> bool:
+        """Whether a small file could be put past the SDK; with settings that few have, it is not tried."""
+        options = self.options
+        if len(body) > QUICK_BYTES or options.sse or options.storage_class or options.tags:
+            return False
+        digest = hashlib.sha256(body)
+        checksum = base64.b64encode(digest.digest()).decode()
+        headers = {"x-amz-checksum-sha256": checksum, "x-amz-meta-sha256": digest.hexdigest(), **self._payer_headers()}
+        answer = self._quickly(lambda quick: quick.put(self._root + key, headers, body))
+        if answer is None:
+            return False
+        if answer.get("x-amz-checksum-sha256") != checksum:
+            check_etag(answer.get("ETag", ""), body, self.url(key))
+        return True
+
+    def _quickly(self, ask: Callable[[QuickRequests], Result | None]) -> Result | None:
+        """Returns what `ask` returns, None where it fails: the SDK then finds out, and tells, why."""
+        quick = self._quick
+        if quick is None:
+            return None
+        self._renew_deadline()
+        with suppress(StorageError), store_errors("use", self.url()):
+            return ask(quick)
+        return None
+
+    def _payer_headers(self) -> dict[str, str]:
+        return {"x-amz-request-payer": "requester"} if self.options.requester_pays else {}
 
     def _check_arrival(self, answer: dict[str, Any], checksum: str, body: bytes, key: str) -> None:
         # With a key of KMS, the ETag is no MD5.
@@ -349,34 +352,6 @@ class S3Store:
             pairs = (tag.partition("=") for tag in self.options.tags)
             extras["Tagging"] = urlencode([(name, value) for name, _, value in pairs])
         return extras
-
-
-def _make_client(options: S3Options, before_send: Callable[..., None]) -> Any:
-    try:
-        import boto3
-        from botocore.config import Config
-    except ImportError as error:
-        raise StorageError("boto3 is not installed", hint="pip install 'deployctl[s3]'") from error
-    config = Config(
-        retries={"mode": "standard", "total_max_attempts": options.attempts},
-        connect_timeout=_CONNECT_TIMEOUT_S,
-        read_timeout=options.answer_timeout_s,
-        max_pool_connections=options.connections + 2,
-        s3={"addressing_style": options.addressing},
-        # We send and compare checksums ourselves; other stores refuse the trailers that the SDK would add.
-        request_checksum_calculation="when_required",
-        response_checksum_validation="when_required",
-    )
-    with store_errors("use", f"{SCHEME}{options.bucket}"):
-        session = boto3.session.Session(profile_name=options.profile or None, region_name=options.region or None)
-        client = session.client(
-            "s3",
-            endpoint_url=options.endpoint_url or None,
-            region_name=session.region_name or "us-east-1",
-            config=config,
-        )
-    client.meta.events.register("before-send.s3", before_send)
-    return client
 
 
 def _pause(attempt: int) -> None:

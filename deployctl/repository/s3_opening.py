@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 from deployctl.errors import SettingsError
 from deployctl.repository.cache import CacheOptions, VersionCache
 from deployctl.repository.s3 import S3ModelRepository
-from deployctl.repository.s3_client import S3Options, S3Store, parse_url
+from deployctl.repository.s3_client import S3Store
+from deployctl.repository.s3_session import S3Options, parse_url
 
 if TYPE_CHECKING:
     from deployctl.repository.opening import Opening

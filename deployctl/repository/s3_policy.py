@@ -6,8 +6,8 @@ import json
 from enum import StrEnum
 from typing import Any
 
-from deployctl.repository.s3_client import parse_url
 from deployctl.repository.s3_keys import CLAIMS, CONTENTS, MANIFESTS, PROBES
+from deployctl.repository.s3_session import parse_url
 
 # Longer than any upload takes.
 _CLEAR_AFTER_DAYS = 7

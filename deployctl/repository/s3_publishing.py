@@ -152,6 +152,8 @@ class Publishing:
                 return None, key
             if self._contents.wait_for(key, record, version, model):
                 continue
+            # It may have told its number since, and even have committed, before it was gone.
+            version = self._contents.version_in(key)
             if version is None or self._numbers.spend(model, version):
                 return None, key
 

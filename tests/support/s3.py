@@ -24,7 +24,8 @@ import pytest
 from deployctl.domain.clock import Clock
 from deployctl.repository.cache import CacheOptions, VersionCache
 from deployctl.repository.s3 import S3ModelRepository
-from deployctl.repository.s3_client import S3Options, S3Store
+from deployctl.repository.s3_client import S3Store
+from deployctl.repository.s3_session import S3Options
 from deployctl.system import SystemClock
 
 # Any will do for the store of the suite, which checks no signatures.

@@ -22,7 +22,8 @@ from deployctl.domain.names import VersionNumber
 from deployctl.errors import DeployctlError
 from deployctl.repository.cache import CacheOptions, VersionCache
 from deployctl.repository.s3 import S3ModelRepository
-from deployctl.repository.s3_client import S3Options, S3Store
+from deployctl.repository.s3_client import S3Store
+from deployctl.repository.s3_session import S3Options
 from deployctl.system import SystemClock
 from tests.support.repository import DIGITS, publish
 from tests.support.s3 import CREDENTIALS, Bucket

@@ -1,0 +1,98 @@
+"""How an object store is reached: settings, credentials and clients of the SDK."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from deployctl.errors import SettingsError, StorageError
+from deployctl.repository.s3_errors import store_errors
+from deployctl.repository.s3_quick import QuickRequests
+
+SCHEME = "s3://"
+_CONNECT_TIMEOUT_S = 5
+
+
+@dataclass(frozen=True, slots=True)
+class S3Options:
+    """Where the repository is and how its objects are written; credentials come from AWS's own chain.
+
+    Attributes:
+        prefix: without slashes at its ends; may be empty.
+        addressing: "auto", "path" or "virtual".
+        sse: "", "AES256" or "aws:kms"; `kms_key_id` only with the latter.
+        tags: "key=value", put on the files of versions.
+        deadline_s: seconds for all attempts of one request.
+        single_publisher: whether publishing is never done by two at a time, so that a store without conditional
+            puts will do.
+        connections: requests under way at the same time.
+        attempts: how often a request is sent at most.
+        answer_timeout_s: how long one attempt waits for the next byte of an answer.
+    """
+
+    bucket: str
+    prefix: str = ""
+    endpoint_url: str = ""
+    region: str = ""
+    addressing: str = "auto"
+    profile: str = ""
+    sse: str = ""
+    kms_key_id: str = ""
+    storage_class: str = ""
+    requester_pays: bool = False
+    tags: tuple[str, ...] = ()
+    single_publisher: bool = False
+    deadline_s: float = 120.0
+    connections: int = 10
+    attempts: int = 4
+    answer_timeout_s: float = 20.0
+
+
+def parse_url(url: str) -> tuple[str, str]:
+    """Returns the bucket and the prefix of `s3://bucket/prefix`.
+
+    Raises:
+        SettingsError: it names no bucket.
+    """
+    bucket, _, prefix = url.removeprefix(SCHEME).partition("/")
+    if not url.startswith(SCHEME) or not bucket:
+        raise SettingsError(f"{url!r} is not s3://BUCKET/PREFIX", hint="deployctl config show")
+    return bucket, prefix.strip("/")
+
+
+def make_clients(options: S3Options, before_send: Callable[..., None]) -> tuple[Any, QuickRequests | None]:
+    """Returns the SDK's client, and what goes past it where there are credentials.
+
+    `before_send` is called before each attempt of a request; it raises when all together took too long.
+
+    Raises:
+        StorageError: the SDK is not installed, or finds no credentials or region.
+    """
+    try:
+        import boto3
+        from botocore.config import Config
+    except ImportError as error:
+        raise StorageError("boto3 is not installed", hint="pip install 'deployctl[s3]'") from error
+    config = Config(
+        retries={"mode": "standard", "total_max_attempts": options.attempts},
+        connect_timeout=_CONNECT_TIMEOUT_S,
+        read_timeout=options.answer_timeout_s,
+        max_pool_connections=options.connections + 2,
+        s3={"addressing_style": options.addressing},
+        # We send and compare checksums ourselves; other stores refuse the trailers that the SDK would add.
+        request_checksum_calculation="when_required",
+        response_checksum_validation="when_required",
+    )
+    with store_errors("use", f"{SCHEME}{options.bucket}"):
+        session = boto3.session.Session(profile_name=options.profile or None, region_name=options.region or None)
+        client = session.client(
+            "s3",
+            endpoint_url=options.endpoint_url or None,
+            region_name=session.region_name or "us-east-1",
+            config=config,
+        )
+        credentials = session.get_credentials()
+        quick = QuickRequests(client, credentials, options.bucket, before_send) if credentials else None
+    client.meta.events.register("before-send.s3", before_send)
+    return client, quick
