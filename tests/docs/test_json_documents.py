@@ -38,6 +38,7 @@ COMMANDS: tuple[tuple[str, int], ...] = (
     ("cp deployctl.toml models/half/1/assets/foo.txt", 0),
     ("deployctl verify half@1 -o json", 1),
     (f"deployctl inspect {MODELS}/saved_model_half_plus_two_cpu/00000123 -o json", 0),
+    (f"deployctl convert checkpoint {MODELS}/bad_half_plus_two/00000123/export --publish converted -o json", 0),
     (f"cp -r {MODELS}/saved_model_half_plus_three/00000123 models/half/7", 0),
     ("mkdir models/half/008", 0),
     ("deployctl adopt half -o json", 0),
