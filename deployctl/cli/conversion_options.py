@@ -177,7 +177,7 @@ def stem(path: Path) -> str:
     """Returns the last part of `path`, without its suffix, as a name that clients can write."""
     # A published version is a number in its model's directory.
     name = path.resolve().parent.name if path.name.isdecimal() else path.resolve().name
-    for suffix in (".keras", ".h5", ".hdf5", ".pb", ".tflite", ".ckpt", ".index", ".meta"):
+    for suffix in (".index", ".meta", ".ckpt", ".keras", ".h5", ".hdf5", ".pb", ".tflite"):
         name = name.removesuffix(suffix)
     return "".join(letter if letter.isalnum() or letter in "_-" else "_" for letter in name) or "model"
 

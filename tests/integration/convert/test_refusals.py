@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from deployctl.convert.request import Result
@@ -96,3 +97,41 @@ def test_an_error_of_tensorflow_is_one_sentence(
         kept_child.convert(tmp_path / "out", tensorflow_models.path("unknown_op"))
 
     assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("a 1 2 3 4\nb 1 2 3\n", "has 3 numbers in line 2, and 4 in the first"),
+        ("a 1 2 3 4\nb 1 x 3 4\n", "vectors.txt"),
+        ("a 1 2 3 4\na 1 2 3 4\n", "lists a word twice"),
+        ("", "cannot be read as word vectors"),
+        ("a 1 2\nb 1 2\n", "is float32 (None, 6, 4), and there are vectors of 2 numbers"),
+        ("2 4\na 1 2 3 4\nb 1 2 3 4\n", ""),
+    ],
+)
+def test_word_vectors_of_another_form_are_refused(
+    kept_child: KeptChild, sources: Path, tmp_path: Path, text: str, words: str
+) -> None:
+    file = tmp_path / "vectors.txt"
+    file.write_text(text)
+    options: dict[str, Any] = {"vectors": str(file), "shared_input": "tokens", "bundle": True}
+    if not words:
+        # The first line is the header of word2vec's text format.
+        kept_child.convert(tmp_path / "out", sources / "contract.keras", **options)
+        assert (tmp_path / "out/assets/vocabulary.txt").read_text() == "a\nb\n"
+        return
+    with pytest.raises(DeployctlError) as refused:
+        kept_child.convert(tmp_path / "out", sources / "contract.keras", **options)
+
+    assert words in str(refused.value)
+    assert [path.name for path in tmp_path.iterdir()] == ["vectors.txt"]
+
+
+def test_vectors_with_pickles_are_refused(kept_child: KeptChild, sources: Path, tmp_path: Path) -> None:
+    np.save(tmp_path / "vectors.npy", np.array([{"a": 1}], dtype=object), allow_pickle=True)
+    (tmp_path / "words.txt").write_text("a\n")
+    options = {"vectors": str(tmp_path / "vectors.npy"), "vocabulary": str(tmp_path / "words.txt")}
+
+    with pytest.raises(ConversionError, match=r"vectors\.npy cannot be read as word vectors"):
+        kept_child.convert(tmp_path / "out", sources / "contract.keras", **options)
