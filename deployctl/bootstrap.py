@@ -172,7 +172,13 @@ class Deployment:
             lock_timeout_s=settings.lock_timeout_s,
             resource_preserving=settings.resource_preserving,
             soak_s=settings.soak_s,
+            free_bytes=lambda: self._free_bytes(target, settings),
         )
+
+    def _free_bytes(self, target: TargetName, settings: TargetSettings) -> int | None:
+        from deployctl.headroom import headroom
+
+        return headroom(self, target, settings, None).free_bytes
 
     def runtime(self, target: TargetName, settings: TargetSettings) -> ServingRuntime:
         """Returns what runs the target's server."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 
@@ -104,13 +104,14 @@ class LeasedTarget:
             except ServerError as error:
                 self.context.observer.warn(f"no standby: {error}")
 
-    def await_unloaded(self, model: ModelName, deadline: Deadline) -> None:
-        """Returns once the server holds no version of `model` in memory, or raises ServerError at the deadline."""
+    def await_unloaded(self, model: ModelName, versions: Collection[VersionNumber] | None, deadline: Deadline) -> None:
+        """Returns once the server holds none of `versions`, None for all, or raises ServerError at the deadline."""
 
         def gone() -> bool | None:
             with suppress(NotFoundError):
                 statuses = self.target.runtime.statuses(model, timeout_s=CALL_TIMEOUT_S)
-                if any(status.state is not VersionState.END for status in statuses):
+                loaded = [status for status in statuses if status.state is not VersionState.END]
+                if any(versions is None or status.version in versions for status in loaded):
                     return None
             return True
 

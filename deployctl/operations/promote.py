@@ -116,7 +116,8 @@ class Promote:
                 if not request.dry_run:
                     place.put_back(model, before)
             elif not request.dry_run:
-                revision, outcome = rollout(change, before, after).revision, "serving"
+                rolled = rollout(change, before, after)
+                revision, after, outcome = rolled.revision, rolled.desired, "serving"
                 self.context.observer.step("labels", f"{request.label} {previous or 'nothing'} -> {version}")
             place.running.end(outcome)
         return Promotion(

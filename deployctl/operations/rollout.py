@@ -29,6 +29,8 @@ from deployctl.operations.leased import CALL_TIMEOUT_S, LeasedTarget
 from deployctl.operations.target import Target
 from deployctl.serving.interface import ServedSpec
 
+_MEMORY_PER_BYTE = 1.2
+
 
 class RolloutClass(StrEnum):
     """How far the bytes are from serving: loaded already, on local disk, or to be fetched."""
@@ -114,12 +116,15 @@ class Rollout:
         place.running.enter(Phase.FETCH)
         before, after = place.fetch(change.model, before), place.fetch(change.model, after)
         place.check_config(change.model, together(before, after))
+        evicted = self._evicted(change, before) if rollout_class is not RolloutClass.HOT else ()
+        after = after.without(evicted)
         place.running.enter(Phase.RECORD)
         number = self._record_pending(change, before, after)
         evidence: dict[str, Any] = {"class": rollout_class.value, **change.evidence}
         try:
             self._verify_bytes(change, rollout_class)
-            self._load(change, before, after, evidence)
+            self._let_go(change.model, before, evicted)
+            self._load(change, before.without(evicted), after, evidence)
             self._switch(change, after, evidence)
             place.running.enter(Phase.FINISH)
             with place.lease.turn(timeout_s=CALL_TIMEOUT_S):
@@ -157,6 +162,38 @@ class Rollout:
             self.target.runtime.persist(self.target.recorded_config())
         return number
 
+    def _evicted(self, change: Change, before: Desired) -> tuple[VersionNumber, ...]:
+        """Returns the standby versions, oldest first, that must go before the new version fits into memory.
+
+        By the sizes of files times what TensorFlow Serving reserves for them
+        (servables/tensorflow/bundle_factory_util.cc, kResourceEstimateRAMMultiplier).
+        """
+        standby = [version for version in before.standby(self.target.routing) if version != change.version]
+        free = self.target.free_bytes() if standby else None
+        if free is None:
+            return ()
+        missing = self._memory(change.model, change.version) - free
+        evicted: list[VersionNumber] = []
+        for version in sorted(standby):
+            if missing <= 0:
+                break
+            evicted.append(version)
+            missing -= self._memory(change.model, version)
+        return tuple(evicted)
+
+    def _memory(self, model: ModelName, version: VersionNumber) -> int:
+        manifest = self.target.repository.manifest(model, version)
+        return int(manifest.size_bytes * _MEMORY_PER_BYTE) if manifest else 0
+
+    def _let_go(self, model: ModelName, before: Desired, evicted: tuple[VersionNumber, ...]) -> None:
+        if not evicted:
+            return
+        names = ", ".join(f"@{version}" for version in evicted)
+        self.context.observer.step("standby", f"{names} let go: there is no memory for it beside the new version")
+        deadline = self.context.deadline(CALL_TIMEOUT_S)
+        self.place.apply(model, before.without(evicted), deadline)
+        self.place.await_unloaded(model, evicted, deadline)
+
     def _serves(self, model: ModelName, number: int) -> bool:
         current = self.place.current(model)
         return current is not None and current.number == number
@@ -189,7 +226,7 @@ class Rollout:
     def _make_room(self, model: ModelName, deadline: Deadline) -> None:
         """Lets all of a model go that is too big to be in memory twice."""
         self.place.apply(model, Desired(), deadline)
-        self.place.await_unloaded(model, deadline)
+        self.place.await_unloaded(model, None, deadline)
 
     def _switch(self, change: Change, after: Desired, evidence: dict[str, Any]) -> None:
         self.place.running.enter(Phase.SWITCH)

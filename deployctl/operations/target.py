@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from deployctl.domain.names import ModelName, TargetName
@@ -22,6 +23,7 @@ class Target:
         warm_standby: how many earlier versions stay loaded after a change.
         resource_preserving: models too big to be in memory twice; "*" for all.
         soak_s: for how many seconds a revision must have served to be known good.
+        free_bytes: tells what the server may still use, None where that is not known.
         lock_timeout_s: how long to wait for another operation on this target.
     """
 
@@ -36,6 +38,7 @@ class Target:
     lock_timeout_s: float
     resource_preserving: tuple[str, ...] = ()
     soak_s: float = 0.0
+    free_bytes: Callable[[], int | None] = lambda: None
 
     def recorded(self) -> dict[ModelName, Revision]:
         """Returns the newest revision that served, by model."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import os
 import signal
 import subprocess
 import threading
@@ -20,7 +21,7 @@ from tests.support.workspace import HALF_PLUS_THREE, HALF_PLUS_TWO, TIMEOUT_S, W
 pytestmark = [pytest.mark.tensorflow, pytest.mark.slow]
 
 KILLS = 50
-CHANGES = 20
+CHANGES = int(os.environ.get("DEPLOYCTL_SOAK_CHANGES", "20"))
 
 
 class Client:
@@ -78,10 +79,20 @@ def test_no_request_fails_during_promotions_and_rollbacks(tmp_path: Path, routin
         with client.running():
             for number in range(CHANGES // 2):
                 workspace.ok(*(("rollback", "half") if number % 2 else ("promote", "half@2")))
+                if number == CHANGES // 8:
+                    early = memory(workspace)
         assert client.failures == []
         assert set(client.answers) == {3.0, 4.0}
+        assert memory(workspace) < 1.3 * early
     finally:
         workspace.down()
+
+
+def memory(workspace: Workspace) -> int:
+    """Returns what the server holds, in kB."""
+    pid = workspace.json("status")["targets"][0]["detail"]["pid"]
+    (line,) = (each for each in Path(f"/proc/{pid}/status").read_text().splitlines() if each.startswith("VmRSS:"))
+    return int(line.split()[1])
 
 
 def timed(workspace: Workspace, *words: str) -> float:

@@ -19,7 +19,7 @@ from tests.support.workspace import HALF_PLUS_THREE, HALF_PLUS_TWO, TIMEOUT_S, W
 pytestmark = [pytest.mark.tensorflow, pytest.mark.xdist_group("e2e-operations")]
 
 SECONDS = float(os.environ.get("DEPLOYCTL_SOAK_S", "8"))
-WORKERS = 4
+WORKERS = 8
 MODELS = ("half", "third", "ranker", "digits")
 # What a command does, without its start; several of them in one process after each other.
 CHANGE = """

@@ -16,6 +16,7 @@ from deployctl.domain.event import Actor
 from deployctl.domain.names import STABLE, ModelName, VersionNumber
 from deployctl.domain.revision import Desired
 from deployctl.errors import LeaseLostError, LockedError, NotFoundError, StorageError
+from deployctl.serving.interface import Lease
 from deployctl.serving.lock import FileTargetLock
 from deployctl.system import SystemClock
 from tests.support.models import ROOT
@@ -189,14 +190,19 @@ def test_a_turn_knows_what_others_under_way_have_applied(local: Path) -> None:
         assert turn.others == {}
 
 
+def apply_and_fail(lease: Lease) -> None:
+    with lease.turn(timeout_s=1) as turn:
+        turn.applied = ONE
+        raise ZeroDivisionError
+
+
 def test_what_failed_in_a_turn_was_not_applied(local: Path) -> None:
     with (
         lock_in(local, "op-1").hold(model=HALF, purpose="promote half@1", timeout_s=0) as half,
         lock_in(local, "op-2").hold(model=RANKER, purpose="promote ranker@2", timeout_s=0) as ranker,
     ):
-        with pytest.raises(LockedError), half.turn(timeout_s=1) as turn:
-            turn.applied = ONE
-            lock_in(local).hold(model=HALF, purpose="fails", timeout_s=0).__enter__()
+        with pytest.raises(ZeroDivisionError):
+            apply_and_fail(half)
         with ranker.turn(timeout_s=1) as turn:
             assert turn.others == {}
 

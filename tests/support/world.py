@@ -82,6 +82,7 @@ class World:
     operations: int = 0
     resource_preserving: tuple[str, ...] = ()
     soak_s: float = 0.0
+    free_bytes: int | None = None
 
     def __post_init__(self) -> None:
         self.server = InMemoryServer(self.clock, self.fuse)
@@ -104,6 +105,7 @@ class World:
             lock_timeout_s=1.0,
             resource_preserving=self.resource_preserving,
             soak_s=self.soak_s,
+            free_bytes=lambda: self.free_bytes,
         )
 
     @property

@@ -440,3 +440,57 @@ class TestResourcePreserving:
 
         assert tight.rollback().version == 1
         assert tight.sent() == [([], {}), ([1], {}), ([1], {"stable": 1})]
+
+
+class TestMemory:
+    """Standby versions stay as long as there is memory for them beside a new version."""
+
+    @pytest.fixture
+    def full(self, tmp_path: Path) -> World:
+        """Versions 1 to 4 of 10 kB each; 3 is live, 2 and 1 stand by."""
+        world = World(tmp_path / "models", warm_standby=2)
+        for number in range(1, 5):
+            export = write_export(tmp_path / f"export-{number}", {**SMALL_EXPORT, "x": bytes([number]) * 10_000})
+            publish(world.repository, HALF, export)
+        world.up()
+        for number in (1, 2, 3):
+            world.promote(number)
+        world.server.sent.clear()
+        return world
+
+    def test_with_room_nothing_goes_before_the_new_version_is_there(self, full: World) -> None:
+        full.free_bytes = 20_000
+
+        full.promote(4)
+
+        assert [versions for versions, _ in full.sent()] == [[1, 2, 3, 4], [2, 3, 4]]
+
+    def test_the_oldest_goes_first_and_no_more_than_must(self, full: World) -> None:
+        full.free_bytes = 5_000
+
+        promotion = full.promote(4)
+
+        assert [versions for versions, _ in full.sent()] == [[2, 3], [2, 3, 4], [2, 3, 4]]
+        assert "standby @1 let go: there is no memory for it beside the new version" in full.journal.steps
+        assert full.recorded().versions == (2, 3, 4)
+        assert promotion.standby == (3, 2)
+
+    def test_what_is_live_never_goes(self, full: World) -> None:
+        full.free_bytes = 0
+
+        full.promote(4)
+
+        assert [versions for versions, _ in full.sent()][0] == [2, 3]
+        full.free_bytes = -100_000
+        full.server.sent.clear()
+        full.rollback(to_version=1)
+        assert [versions for versions, _ in full.sent()] == [[4], [1, 4], [1, 4]]
+
+    def test_a_failed_promotion_brings_the_standby_back(self, full: World) -> None:
+        full.free_bytes = 5_000
+        full.break_version(4, "no such op")
+
+        with pytest.raises(RestoredError):
+            full.promote(4)
+
+        assert full.server.available(HALF) == {1, 2, 3}
