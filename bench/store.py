@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import itertools
 import os
 import shutil
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from statistics import median
@@ -22,6 +21,7 @@ from deployctl.domain.names import ModelName, VersionNumber
 from deployctl.repository.interface import Numbering, StagedVersion
 from deployctl.repository.s3_client import S3Store
 from deployctl.repository.s3_session import S3Options
+from tests.support.s3 import make_bucket, make_client, running_store
 
 _PAIRS = 3
 _BLOCK = 16 << 20
@@ -39,7 +39,6 @@ class _Shop:
     endpoint: str
     directory: Path
     aws: str
-    turns: Iterator[int] = field(default_factory=itertools.count)
 
     @property
     def environment(self) -> Mapping[str, str]:
@@ -76,9 +75,6 @@ def _works(aws: str) -> bool:
 
 @contextmanager
 def _shop(aws: str) -> Iterator[_Shop]:
-    # The tests' own server: the bench runs from a checkout too.
-    from tests.support.s3 import make_bucket, running_store
-
     with scratch_directory() as directory:
         (directory / "store").mkdir()
         with running_store(directory / "store") as endpoint:
@@ -135,6 +131,7 @@ def _program(shop: _Shop, verb: str, *words: str) -> float:
 
 
 def _publish(shop: _Shop, export: Path) -> float:
+    _empty(shop, "models/")
     return _program(shop, "publish", str(export))
 
 
@@ -145,9 +142,17 @@ def _fetch(shop: _Shop) -> float:
     return _program(shop, "fetch", str(cache))
 
 
+def _empty(shop: _Shop, prefix: str) -> None:
+    """Removes what an earlier turn put there: the store keeps it in memory."""
+    client = make_client(shop.endpoint)
+    for page in client.get_paginator("list_objects_v2").paginate(Bucket="bench", Prefix=prefix):
+        for each in page.get("Contents", ()):
+            client.delete_object(Bucket="bench", Key=each["Key"])
+
+
 def _copy_up(shop: _Shop, export: Path) -> float:
-    url = f"s3://bench/copies/{next(shop.turns)}"
-    command = [shop.aws, "s3", "cp", "--recursive", "--only-show-errors", str(export), url]
+    _empty(shop, "copy/")
+    command = [shop.aws, "s3", "cp", "--recursive", "--only-show-errors", str(export), "s3://bench/copy"]
     return run_command(command, environment=shop.environment)
 
 
@@ -155,7 +160,7 @@ def _copy_down(shop: _Shop) -> float:
     target = shop.directory / "copy"
     shutil.rmtree(target, ignore_errors=True)
     os.sync()
-    command = [shop.aws, "s3", "cp", "--recursive", "--only-show-errors", "s3://bench/copies/0", str(target)]
+    command = [shop.aws, "s3", "cp", "--recursive", "--only-show-errors", "s3://bench/copy", str(target)]
     return run_command(command, environment=shop.environment) + seconds(lambda: _sync(target))
 
 
