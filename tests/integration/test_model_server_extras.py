@@ -19,7 +19,7 @@ from deployctl.modelserver.tfrecord import masked_crc32c
 from tests.support.model_server import ModelServers, ServerEndedError, wait_until
 from tests.support.models import TensorFlowModels
 from tests.support.rest import Answer, call
-from tests.support.serving_client import ServingClient, model_config
+from tests.support.serving_client import ServingClient, model_config, model_config_list
 from tests.support.upstream_apis import official_apis
 
 WARM_UP = Path("assets.extra", "tf_serving_warmup_requests")
@@ -124,6 +124,25 @@ def test_batches_are_filled_up_to_an_allowed_size(version: Path, model_servers: 
         response = client.predict("m", {"x": [2.0, 4.0, 6.0]})
 
     assert list(response.outputs["y"].float_val) == [3.0, 4.0, 5.0]
+
+
+def test_a_model_may_bring_batching_parameters_of_its_own(
+    version: Path, model_servers: ModelServers, tmp_path: Path, tensorflow_models: TensorFlowModels
+) -> None:
+    without = tensorflow_models.copy("half_plus_2", tmp_path / "n" / "1")
+    (version / "batching_params.pbtxt").write_text("max_batch_size { value: 2 }")
+    config = tmp_path / "models.config"
+    config.write_text(model_config_list(model_config("m", version.parent), model_config("n", without.parent)))
+    server = model_servers.start(
+        "--enable_batching", "--enable_per_model_batching_parameters", f"--model_config_file={config}"
+    )
+
+    with ServingClient(server.grpc_address) as client:
+        refused = refusal(client, {"x": [1.0, 2.0, 3.0]})
+        alone = client.predict("n", {"x": [2.0] * 3})
+
+    assert refused[1] == "Task size 3 is larger than maximum input batch size 2"
+    assert list(alone.outputs["y"].float_val) == [3.0] * 3
 
 
 def refusal(client: ServingClient, inputs: dict[str, Any]) -> tuple[grpc.StatusCode, str]:

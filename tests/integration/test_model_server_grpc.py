@@ -246,11 +246,11 @@ REFUSALS: list[tuple[str, Any, grpc.StatusCode, str]] = [
      grpc.StatusCode.INVALID_ARGUMENT, "duplicate output tensor alias: y"),
     ("wrong type", lambda c: c.predict("two", {"x": np.array([1])}), grpc.StatusCode.INVALID_ARGUMENT,
      "Expects arg[0] to be float but int64 is provided"),
-    ("classify by predict", lambda c: c.classify("two", c.examples([{"x": 1.0}])), grpc.StatusCode.INVALID_ARGUMENT,
-     f"Expected classification signature method_name to be {CLASSIFY}. Was: {PREDICT}"),
+    ("classify by predict", lambda c: c.classify("two", c.examples([{"x": 1.0}])), grpc.StatusCode.FAILED_PRECONDITION,
+     f"No classification inputs found in SignatureDef: method_name: {PREDICT} inputs: ['x'] outputs: ['y']"),
     ("regress by classify", lambda c: c.regress("two", c.examples([{"x": 1.0}]), signature="classify_x_to_y"),
-     grpc.StatusCode.INVALID_ARGUMENT,
-     f"Expected regression signature method_name to be {REGRESS}. Was: {CLASSIFY}"),
+     grpc.StatusCode.FAILED_PRECONDITION,
+     f"No regression outputs found in SignatureDef: method_name: {CLASSIFY} inputs: ['inputs'] outputs: ['scores']"),
     ("classify by no signature", lambda c: c.classify("two", c.examples([{"x": 1.0}]), signature="s"),
      grpc.StatusCode.INVALID_ARGUMENT, "No signature was found with the name: s"),
     ("no examples", lambda c: c.regress("two", c.examples([]), signature="regress_x_to_y"),
@@ -344,3 +344,18 @@ def test_numbers_come_as_tensor_content_when_asked(model_servers: ModelServers) 
 
     assert np.frombuffer(output.tensor_content, np.float32).tolist() == [3.0, 4.0]
     assert not output.float_val
+
+
+def test_method_names_count_when_asked_for(model_servers: ModelServers) -> None:
+    base = UPSTREAM / "saved_model_half_plus_two_tf2_cpu"
+    server = model_servers.start("--enable_signature_method_name_check", "--model_name=m", f"--model_base_path={base}")
+
+    with ServingClient(server.grpc_address) as client:
+        answer = client.half_plus()
+        refused = refusal(lambda: client.classify("m", client.examples([{"x": 1.0}]), signature="classify_x_to_y"))
+
+    assert answer == (3.0, 123)
+    assert refused == (
+        grpc.StatusCode.INVALID_ARGUMENT,
+        f"Expected classification signature method_name to be {CLASSIFY}. Was: {PREDICT}",
+    )

@@ -12,7 +12,7 @@ import grpc
 import numpy as np
 import pytest
 
-from tests.support.model_server import ModelServerProcess, ModelServers, ServerEndedError
+from tests.support.model_server import ModelServerProcess, ModelServers, ServerEndedError, wait_until
 from tests.support.models import TensorFlowModels
 from tests.support.rest import call
 from tests.support.serving_client import ServingClient, model_config, model_config_list
@@ -43,7 +43,11 @@ def server(
     config = directory / "models.config"
     config.write_text(model_config_list(*entries))
     servers = ModelServers(directory)
-    yield servers.start(f"--model_config_file={config}", "--prefer_tflite_model", "--num_tflite_pools=2")
+    server = servers.start(f"--model_config_file={config}", "--prefer_tflite_model", "--num_tflite_pools=2")
+    # The server is ready as soon as one version of each model is.
+    with ServingClient(server.grpc_address) as client:
+        wait_until(lambda: client.states("both") == {1: "AVAILABLE", 2: "AVAILABLE"})
+    yield server
     servers.stop_all()
 
 
