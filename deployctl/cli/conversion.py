@@ -212,6 +212,9 @@ def tflite(
     representative: Annotated[
         Path | None, typer.Option(metavar="FILE", help="For int8: a .npz of inputs by name, a row for each example.")
     ] = None,
+    batch: Annotated[
+        int, typer.Option(min=0, help="Rows that the file always takes at once; default: any number.")
+    ] = 0,
     signature: Annotated[str | None, typer.Option(help="Which signature of a SavedModel.")] = None,
     tags: options.TagsOption = "serve",
 ) -> None:
@@ -234,6 +237,7 @@ def tflite(
         result=None if back else "tflite",
         quantization=quantize.value,
         representative=representative,
+        batch=batch,
         source_signature=signature,
         tags=tags,
         tolerances=_TOLERANCES[rounded],

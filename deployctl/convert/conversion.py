@@ -15,7 +15,7 @@ from deployctl.convert.freezing import frozen, write_graph
 from deployctl.convert.golden import GOLDEN_PATH, Call, ask, main_part, record, write_calls
 from deployctl.convert.graph_source import load_checkpoint, load_frozen
 from deployctl.convert.keras_source import load_keras
-from deployctl.convert.part import Part, renamed
+from deployctl.convert.part import Part, renamed, with_batch
 from deployctl.convert.request import ConversionRequest, Result, SourceRequest
 from deployctl.convert.saved_source import load_saved_model
 from deployctl.convert.steps import classify, images_front, labels_back, regress
@@ -64,6 +64,7 @@ def _exports(request: ConversionRequest, work: Path) -> tuple[list[Export], Sequ
             part = bundled(parts, shared_input=request.shared_input) if together else parts[0]
             part = renamed(part, request.rename_inputs, request.rename_outputs)
             part, words = _with_steps(part, request, work)
+            part = with_batch(part, request.batch) if request.batch else part
             exports = [Export(request.signature, part)]
     exports += _over_examples(exports, request)
     if request.labels and (main := main_part(exports)) is not None:

@@ -103,13 +103,16 @@ def _input_names(model: Any) -> list[str]:
 def _output_names(model: Any) -> tuple[str, ...]:
     import keras
 
+    # A Sequential model has a functional one inside.
+    model = getattr(model, "_functional", None) or model
     structure = getattr(model, "_outputs_struct", None)
     if isinstance(structure, dict):
         paths = keras.tree.pack_sequence_as(structure, list(range(len(model.outputs))))
         ordered = sorted(paths.items(), key=lambda item: item[1])
         if len(ordered) == len(model.outputs):
             return tuple(name for name, _ in ordered)
-    return tuple(_distinct(list(model.output_names)))
+    names = getattr(model, "output_names", None) or [f"output_{place}" for place in range(len(model.outputs))]
+    return tuple(_distinct(list(names)))
 
 
 def _distinct(names: list[str]) -> list[str]:
@@ -125,9 +128,7 @@ def _distinct(names: list[str]) -> list[str]:
 def _called(model: Any, values: list[Any], outputs: tuple[str, ...]) -> dict[str, Any]:
     import keras
 
-    structure = getattr(model, "_inputs_struct", None)
-    if structure is None and getattr(model, "_functional", None) is not None:
-        structure = model._functional._inputs_struct
+    structure = getattr(getattr(model, "_functional", None) or model, "_inputs_struct", None)
     given = keras.tree.pack_sequence_as(structure, values) if structure is not None else values[0]
     return dict(zip(outputs, keras.tree.flatten(model(given, training=False)), strict=True))
 

@@ -80,6 +80,17 @@ def renamed(part: Part, inputs: Mapping[str, str], outputs: Mapping[str, str]) -
     )
 
 
+def with_batch(part: Part, rows: int) -> Part:
+    """Returns `part` with `rows` as the size of each first axis that is free."""
+
+    def pinned(spec: Any) -> Any:
+        if not spec.shape.rank or spec.shape[0] is not None:
+            return spec
+        return tf.TensorSpec([rows, *spec.shape[1:]], spec.dtype, name=spec.name)
+
+    return replace(part, inputs={name: pinned(spec) for name, spec in part.inputs.items()})
+
+
 def _new_names(names: Iterable[str], changes: Mapping[str, str], noun: str) -> dict[str, str]:
     known = list(names)
     for old in changes:

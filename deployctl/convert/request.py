@@ -62,6 +62,7 @@ class ConversionRequest:
         images: by input, "HxW", or "" for the model's own size.
         classify, regress: add these signatures over tf.Example.
         scores: the output that they, and labels, are about.
+        batch: the size of each first axis that is free; 0 leaves them free.
         samples: rows in the inputs that parity is measured with.
         sample: expressions by input in place of random values.
     """
@@ -96,6 +97,7 @@ class ConversionRequest:
     regress: bool = False
     quantization: str = "float"
     representative: str | None = None
+    batch: int = 0
     samples: int = 3
     seed: int = 0
     sample: Mapping[str, str] = field(default_factory=dict)

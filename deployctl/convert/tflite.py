@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -47,8 +48,12 @@ def write_tflite(
     try:
         file.write_bytes(converter.convert())
     except Exception as error:  # noqa: BLE001 - the converter has an error class of its own beside every other
-        words = " ".join(str(error).split())[:400]
-        raise ConversionError(f"TFLite cannot hold this model: {words}", kind="unsupported") from error
+        # MLIR tells where, at length, before it tells what.
+        told = re.search(r"'tf\.\w+' op [^\n]*", str(error))
+        words = " ".join((told[0] if told else str(error)).split())[:400]
+        free = any(spec.shape.rank and spec.shape[0] is None for spec in part.inputs.values())
+        more = "; a fixed number of rows, --batch 1, may help" if free else ""
+        raise ConversionError(f"TFLite cannot hold this model: {words}{more}", kind="unsupported") from error
 
 
 def _rows(part: Part, representative: Path | None, seed: int) -> Iterator[dict[str, Any]]:

@@ -92,6 +92,16 @@ def awkward(folder: Path) -> None:
     (folder / "builders_for_tests.py").write_text(BUILDERS)
 
 
+def in_a_row(folder: Path) -> None:
+    """Layers in a row with a loop among them: six words of four numbers in, two numbers out."""
+    import keras
+
+    layers = [keras.Input((LENGTH, WIDTH), name="words"), keras.layers.LSTM(3), keras.layers.BatchNormalization()]
+    keras.Sequential([*layers, keras.layers.Dropout(0.5), keras.layers.Dense(2, name="scores")]).save(
+        folder / "in_a_row.h5"
+    )
+
+
 def digits(folder: Path) -> None:
     """Pictures [batch, 8, 8, 1] with values 0 to 1 in; three scores out."""
     import keras
@@ -172,7 +182,7 @@ def word_vectors(folder: Path) -> None:
 
 def main(destination: Path) -> None:
     """Builds everything below `destination`."""
-    for build in (classifiers, planet, digits, awkward, trained_checkpoint, frozen_graphs, word_vectors):
+    for build in (classifiers, planet, in_a_row, digits, awkward, trained_checkpoint, frozen_graphs, word_vectors):
         build(destination)
 
 

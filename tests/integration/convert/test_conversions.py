@@ -52,6 +52,17 @@ def test_a_keras_model_keeps_the_names_of_its_inputs_and_outputs(
     assert largest(converted) < 1e-5
 
 
+@pytest.mark.parametrize("result", [Result.SAVED_MODEL, Result.GRAPH, Result.TFLITE])
+def test_layers_in_a_row_and_loops_are_converted(
+    kept_child: KeptChild, sources: Path, tmp_path: Path, result: Result
+) -> None:
+    batch = 1 if result is Result.TFLITE else 0
+    converted = kept_child.convert(tmp_path / "out", sources / "in_a_row.h5", result=result, batch=batch)
+
+    assert converted.signatures["serving_default"]["outputs"] == ["scores"]
+    assert largest(converted) < 1e-5
+
+
 def test_what_was_compared_becomes_golden_requests(kept_child: KeptChild, sources: Path, tmp_path: Path) -> None:
     kept_child.convert(tmp_path / "out", sources / "contract.keras", samples=2, seed=9)
 

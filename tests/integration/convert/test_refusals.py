@@ -37,6 +37,7 @@ pytestmark = [pytest.mark.tensorflow, pytest.mark.xdist_group("convert")]
         (["planet.h5"], {"images": {"nothing": ""}}, "--decode-image has to name one of input_image"),
         (["ids.keras"], {"sample": {"nothing": "1"}}, "--sample 'nothing' is no input"),
         (["lookup.keras"], {"result": Result.GRAPH}, "a frozen graph cannot hold the tables of this model"),
+        (["in_a_row.h5"], {"result": Result.TFLITE}, "a fixed number of rows, --batch 1, may help"),
         (["lookup.keras"], {"result": Result.ONNX}, "tf2onnx, which writes ONNX files, is not installed"),
     ],
 )
