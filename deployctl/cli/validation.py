@@ -175,17 +175,20 @@ def _of_export(
 def _held_against(deployment: Deployment, version: Version, against: str, target: TargetName | None) -> Candidate:
     from deployctl.gates.interface import Candidate
 
-    other = subject_version(deployment, against, export_path(against), target)
+    other = subject_version(deployment, against, export_path(against), target, whole=False)
     model_of = version.manifest.model if version.manifest else None
     return Candidate(version, model_of, other, other)
 
 
-def subject_version(deployment: Deployment, subject: str, path: Path | None, target: str | None) -> Version:
+def subject_version(
+    deployment: Deployment, subject: str, path: Path | None, target: str | None, *, whole: bool = True
+) -> Version:
     """Returns the export at `path`, or, where that is None, the published version that `subject` names."""
     from deployctl.cli.versions import resolve_reference
     from deployctl.operations.candidate import of_export, of_version
 
     if path is not None:
-        return of_export(deployment.reader, path)
+        return of_export(deployment.reader, path, whole=whole)
     model, number = resolve_reference(deployment, subject, target)
-    return of_version(deployment.repository, deployment.reader, model, number, deployment.context.observer)
+    observer = deployment.context.observer
+    return of_version(deployment.repository, deployment.reader, model, number, observer, whole=whole)

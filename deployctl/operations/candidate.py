@@ -19,22 +19,30 @@ from deployctl.savedmodel.interface import SavedModelReader
 _LOOK_BACK = 1000
 
 
-def of_export(reader: SavedModelReader, path: Path) -> Version:
+def of_export(reader: SavedModelReader, path: Path, *, whole: bool = True) -> Version:
     """Returns an export as gates see it; what is wrong with it is the version's `problem`.
+
+    Without `whole`, for what is only compared with, it is not looked for whether every file is there.
 
     Raises:
         NotFoundError: there is nothing at `path`.
     """
     if not path.exists():
         raise NotFoundError(f"there is no export {path}", hint=f"ls -l {path.parent}")
-    model, problem = _read(reader, path)
+    model, problem = _read(reader, path, whole=whole)
     return Version(str(path), path, model, problem=problem)
 
 
 def of_version(
-    repository: ModelRepository, reader: SavedModelReader, model: ModelName, version: VersionNumber, observer: Observer
+    repository: ModelRepository,
+    reader: SavedModelReader,
+    model: ModelName,
+    version: VersionNumber,
+    observer: Observer,
+    *,
+    whole: bool = True,
 ) -> Version:
-    """Returns a published version as gates see it, once it is on this machine.
+    """Returns a published version as gates see it, once it is on this machine; `whole` as in `of_export`.
 
     Raises:
         VersionNotFoundError: there is no such version.
@@ -42,7 +50,7 @@ def of_version(
     """
     manifest = repository.manifest(model, version)
     path = repository.ensure_local(model, version, observer)
-    saved_model, problem = _read(reader, path)
+    saved_model, problem = _read(reader, path, whole=whole)
     digest = manifest.digest if manifest else None
     return Version(f"{model}@{version}", path, saved_model, manifest, digest, problem)
 
@@ -63,7 +71,9 @@ def against_target(
     def found(wanted: VersionNumber | None) -> Version | None:
         if wanted is None:
             return None
-        return version if wanted == number else of_version(target.repository, reader, model, wanted, observer)
+        if wanted == number:
+            return version
+        return of_version(target.repository, reader, model, wanted, observer, whole=False)
 
     revision = target.recorded().get(model)
     live = revision.desired.live(target.routing) if revision else None
@@ -79,11 +89,13 @@ def _last_known_good(target: Target, model: ModelName) -> VersionNumber | None:
     return rollback_version(goal.desired, target.routing) if goal else None
 
 
-def _read(reader: SavedModelReader, path: Path) -> tuple[SavedModel | None, InvalidModelError | None]:
+def _read(reader: SavedModelReader, path: Path, *, whole: bool) -> tuple[SavedModel | None, InvalidModelError | None]:
     try:
         model = reader.read(path)
     except InvalidModelError as error:
         return None, error
+    if not whole:
+        return model, None
     try:
         reader.check_complete(path, model)
     except InvalidModelError as error:
