@@ -75,7 +75,10 @@ class TfliteSession(Runner):
         self._idle: list[_Interpreter] = []
         self._made = 1
         first = self._new_interpreter()
-        self._inputs, self._outputs = first.inputs(), first.outputs()
+        try:
+            self._inputs, self._outputs = first.inputs(), first.outputs()
+        except ValueError as error:
+            raise StatusError(Code.INVALID_ARGUMENT, f"A tensor of {path} has no proper name: {error}") from error
         self._signatures = read_tflite_signatures(self._content, self._inputs, self._outputs)
         self._idle.append(first)
 
