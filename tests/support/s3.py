@@ -1,4 +1,8 @@
-"""An object store on loopback for tests, started once for each worker; every test has a bucket of its own."""
+"""An object store on loopback for tests, started once for each worker; every test has a bucket of its own.
+
+STORE_UNDER_TEST names another store to hold the repository against, http://KEY:SECRET@HOST:PORT, such as a RADOS
+Gateway: `STORE_UNDER_TEST=… pytest tests/contract/test_model_repository.py`.
+"""
 
 from __future__ import annotations
 
@@ -18,6 +22,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -80,6 +85,10 @@ class Bucket:
 @pytest.fixture(scope="session")
 def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The URL of a running store; skips where it cannot be had."""
+    other = urlsplit(os.environ.get("STORE_UNDER_TEST", ""))
+    if other.netloc:
+        yield f"{other.scheme}://{other.netloc.rpartition('@')[2]}"
+        return
     missing = [name for name in ("ministack", "boto3") if importlib.util.find_spec(name) is None]
     if missing:
         if "s3" in os.environ.get("DEPLOYCTL_REQUIRE", "").split(","):
@@ -92,7 +101,9 @@ def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 @pytest.fixture
 def bucket(s3_server: str, monkeypatch: pytest.MonkeyPatch) -> Bucket:
     """A new, empty bucket; credentials for it are in the environment, as in AWS's own chain."""
-    for name, value in CREDENTIALS.items():
+    other = urlsplit(os.environ.get("STORE_UNDER_TEST", ""))
+    own = {"AWS_ACCESS_KEY_ID": other.username or "", "AWS_SECRET_ACCESS_KEY": other.password or ""}
+    for name, value in (own if other.netloc else CREDENTIALS).items():
         monkeypatch.setenv(name, value)
     for name in ("AWS_PROFILE", "AWS_SESSION_TOKEN", "AWS_ENDPOINT_URL", "AWS_REGION", "AWS_DEFAULT_REGION"):
         monkeypatch.delenv(name, raising=False)
