@@ -56,7 +56,7 @@ def begin(context: typer.Context, output: Output) -> None:
         log.unlink(missing_ok=True)
         raise typer.Exit(_wait(child))
     if output is Output.JSON:
-        write_json("operation", {"id": operation, "state": "running", "log": log})
+        write_json("begun", {"id": operation, "log": log})
     else:
         write(operation)
     if output is Output.TABLE:

@@ -37,7 +37,7 @@ class Freeze:
 
     def __str__(self) -> str:
         what = f"{self.model} on {self.target}" if self.model else f"target {self.target}"
-        until = f" until {self.expires_at:%Y-%m-%d %H:%M}Z" if self.expires_at else ""
+        until = f" until {self.expires_at:%Y-%m-%dT%H:%M:%SZ}" if self.expires_at else ""
         return f"{what} is frozen by {self.actor}{until}: {self.reason or 'no reason given'}"
 
 
