@@ -232,6 +232,8 @@ class VersionCache:
                 self._files.path(entry.sha256).unlink(missing_ok=True)
         self._require_room(self._missing_bytes(manifest))
         self._files.fetch(list(manifest.files), read, observer, workers=self.options.workers)
+        for directory in {(staged / entry.path).parent for entry in manifest.files}:
+            directory.mkdir(parents=True, exist_ok=True)
         for entry in manifest.files:
             self._link(entry, staged / entry.path)
         (staged / MANIFEST_PATH).parent.mkdir(parents=True, exist_ok=True)
@@ -244,7 +246,6 @@ class VersionCache:
         sync_directory(final.parent)
 
     def _link(self, entry: FileEntry, path: Path) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
         try:
             os.link(self._files.path(entry.sha256), path)
         except FileExistsError:

@@ -2,6 +2,7 @@
 
 <directory>/<2 digits>/<sha256>          a verified file; versions are hard links to it
 <directory>/<2 digits>/<sha256>.part     what has arrived so far; locked by who fetches it
+<directory>/<2 digits>/<sha256>.*.part   a small file while it is written
 <directory>/<2 digits>/<sha256>.ranges   one line for each range that has arrived
 """
 
@@ -10,6 +11,7 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import os
+import threading
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
@@ -58,8 +60,8 @@ class FileStore:
         """
         wanted = {entry.sha256: entry for entry in sorted(entries, reverse=True) if not self.has(entry)}
         work = Work(observer, sum(entry.size for entry in wanted.values()))
-        for sha256 in wanted:
-            self.path(sha256).parent.mkdir(parents=True, exist_ok=True)
+        for directory in {self.path(sha256).parent for sha256 in wanted}:
+            directory.mkdir(parents=True, exist_ok=True)
         small = [entry for entry in wanted.values() if entry.size <= RANGE]
         # In one order for all, so that two that want the same large files do not wait for each other.
         large = sorted((entry for entry in wanted.values() if entry.size > RANGE), key=lambda entry: entry.sha256)
@@ -75,34 +77,19 @@ class FileStore:
             work.each(lambda entry: self._fetch_small(entry, read, work), small, workers=workers)
 
     def _fetch_small(self, entry: FileEntry, read: Read, work: Work) -> None:
+        """Fetches a file in one piece; two processes that do so at once put the same bytes in the same place."""
+        bodies = (read(entry.path, 0, entry.size) if entry.size else b"" for _ in range(_TRIES))
+        body = next((each for each in bodies if _sha256(each) == entry.sha256), None)
+        if body is None:
+            raise _wrong(entry)
         final = self.path(entry.sha256)
-        part = final.with_name(f"{entry.sha256}.part")
-        descriptor = _locked(part)
+        part = f"{final}.{os.getpid()}-{threading.get_ident()}.part"
+        descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o444)
         try:
-            if not final.exists():
-                body = (
-                    next(
-                        (
-                            body
-                            for _ in range(_TRIES)
-                            if _sha256(body := read(entry.path, 0, entry.size)) == entry.sha256
-                        ),
-                        None,
-                    )
-                    if entry.size
-                    else b""
-                )
-                if body is None or _sha256(body) != entry.sha256:
-                    raise _wrong(entry)
-                os.ftruncate(descriptor, 0)
-                os.lseek(descriptor, 0, os.SEEK_SET)
-                write_all(descriptor, memoryview(body))
-                os.fchmod(descriptor, 0o444)
-                os.rename(part, final)
-            else:
-                part.unlink()
+            write_all(descriptor, memoryview(body))
         finally:
             os.close(descriptor)
+        os.rename(part, final)
         work.advance(entry.size)
 
 
