@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from deployctl.gates.scratch import ScratchServer
     from deployctl.operations.admission import Judge
     from deployctl.operations.rollback import RolledBack
+    from deployctl.operations.rollout import Prover
     from deployctl.operations.validate import Report
     from deployctl.repository.interface import FileProblem
 
@@ -149,7 +150,7 @@ class GateMaker:
         settings = self.target.gate.golden
         return GoldenGate(
             self._scratch,
-            self._golden_file,
+            self.golden_file,
             tolerance=Tolerance(settings.rtol, settings.atol),
             timeout_s=self.target.gate.load.timeout_s,
             against_live=self.wishes.against_live,
@@ -162,7 +163,7 @@ class GateMaker:
         settings = self.target.gate.latency
         return LatencyGate(
             self._scratch,
-            self._golden_file.records or (),
+            self.golden_file.records or (),
             self.deployment.context.clock,
             max_ratio=settings.max_ratio,
             pairs=settings.pairs,
@@ -179,7 +180,8 @@ class GateMaker:
         )
 
     @cached_property
-    def _golden_file(self) -> GoldenFile:
+    def golden_file(self) -> GoldenFile:
+        """The golden records of the model."""
         from deployctl.domain.golden import parse_golden
         from deployctl.gates.golden import GoldenFile
 
@@ -266,6 +268,39 @@ def promotion_judge(deployment: Deployment, target: TargetName, wishes: Wishes) 
             return replace(report, advisory=advisory)
 
     return judge
+
+
+def golden_prover(deployment: Deployment, target: TargetName, model: ModelName) -> Prover | None:
+    """Returns what asks the target's server golden requests about a version that it has loaded.
+
+    None where the target does not have the gate `golden`: an answer that changed may be what was wanted.
+    """
+    from deployctl.domain.golden import Tolerance
+    from deployctl.gates.golden import GoldenGate
+    from deployctl.gates.interface import Candidate, Outcome
+    from deployctl.gates.scratch import LiveServer
+    from deployctl.operations.candidate import of_version
+
+    if "golden" not in deployment.settings.targets[target].gates:
+        return None
+    settings, observer = deployment.settings.targets[target].gate, deployment.context.observer
+
+    def prove(version: VersionNumber) -> str | None:
+        maker = GateMaker(deployment, target, model, Wishes())
+        golden = maker.golden_file
+        if not golden.records:
+            return None
+        server = LiveServer(deployment.target(target).runtime, model, version)
+        tolerance = Tolerance(settings.golden.rtol, settings.golden.atol)
+        gate = GoldenGate(server, golden, tolerance=tolerance, timeout_s=settings.load.timeout_s)
+        found = of_version(deployment.repository, deployment.reader, model, version, observer)
+        verdict = gate.judge(Candidate(found, model))
+        if verdict.outcome is Outcome.FAILED:
+            return verdict.problems[0] if verdict.problems else verdict.summary
+        observer.step("golden", verdict.summary)
+        return None
+
+    return prove
 
 
 def rollback_report(deployment: Deployment, plan: RolledBack) -> Report:

@@ -107,7 +107,7 @@ def op_resume(context: typer.Context, operation: OperationArgument, output: Outp
     from deployctl.operations.promote import Promote, PromoteRequest
     from deployctl.operations.repeat import check_resumable, repeated
     from deployctl.operations.rollback import Rollback
-    from deployctl.validation import Wishes, promotion_judge
+    from deployctl.validation import Wishes, golden_prover, promotion_judge
 
     with session(context).open(without_database=True) as deployment:
         record = deployment.context.journal.operation(operation)
@@ -116,7 +116,8 @@ def op_resume(context: typer.Context, operation: OperationArgument, output: Outp
         place = deployment.target(record.request.target)
         if isinstance(request, PromoteRequest):
             judge = promotion_judge(deployment, place.name, Wishes())
-            show_promotion(Promote(place, deployment.context, judge)(request), output)
+            prove = golden_prover(deployment, place.name, request.reference.model)
+            show_promotion(Promote(place, deployment.context, judge, prove)(request), output)
         else:
             result = Rollback(place, deployment.context)(request)
             show_rollback(result, spooled=deployment.lineage.offline, output=output)

@@ -87,7 +87,7 @@ def promote(
     from deployctl.domain.reference import ByLabel, parse_reference
     from deployctl.operations.promote import Promote, PromoteRequest
     from deployctl.operations.soak import Soak
-    from deployctl.validation import Wishes, promotion_judge
+    from deployctl.validation import Wishes, golden_prover, promotion_judge
 
     if no_wait:
         begin(context, output)
@@ -107,7 +107,8 @@ def promote(
         soak_s = parse_duration(soak) if soak and not dry_run else 0.0
         watch = Soak(place, deployment.context)
         before = watch.counts(request.reference.model) if soak_s else None
-        promotion = Promote(place, deployment.context, judge)(request)
+        prove = golden_prover(deployment, place.name, request.reference.model)
+        promotion = Promote(place, deployment.context, judge, prove)(request)
         if before is not None and promotion.outcome == "serving":
             watch(promotion, before, soak_s)
     show_promotion(promotion, output)

@@ -20,7 +20,7 @@ from deployctl.domain.saved_model import DEFAULT_SIGNATURE
 from deployctl.errors import DependencyError, InvalidRequestError, NotFoundError
 from deployctl.gates.interface import Candidate, Gate, Outcome, Reuse, Verdict, Version
 from deployctl.gates.ops import varying_ops
-from deployctl.gates.scratch import ScratchServer
+from deployctl.gates.scratch import Answering
 from deployctl.serving.interface import PredictionRequest, ServedSpec
 
 _CALL_TIMEOUT_S = 60.0
@@ -62,7 +62,7 @@ class GoldenGate(Gate):
 
     def __init__(
         self,
-        scratch: ScratchServer,
+        scratch: Answering,
         golden: GoldenFile,
         *,
         tolerance: Tolerance,

@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 from deployctl.domain.clock import Clock
 from deployctl.domain.names import ModelName, VersionNumber
@@ -59,6 +60,37 @@ class Load:
     before_bytes: int | None = None
     log: tuple[str, ...] = ()
     log_file: Path | None = None
+
+
+class Answering(Protocol):
+    """A server that answers for versions that were loaded in it."""
+
+    def load(self, version: Version, *, timeout_s: float) -> Load:
+        """Loads `version`, once, and returns how that went."""
+
+    def predict(self, version: Version, request: PredictionRequest, *, grpc: bool, timeout_s: float) -> Prediction:
+        """Returns what `version`, which is loaded, answers, whatever model and version `request` names."""
+
+
+class LiveServer:
+    """The server of a target, asked for versions of one model by their numbers.
+
+    Args:
+        version: the number of the version that is asked.
+    """
+
+    def __init__(self, runtime: ServingRuntime, model: ModelName, version: VersionNumber) -> None:
+        self._runtime = runtime
+        self._spec = ServedSpec(model, version=version)
+
+    def load(self, version: Version, *, timeout_s: float) -> Load:
+        """Does nothing: the version is loaded."""
+        return Load("", 0.0)
+
+    def predict(self, version: Version, request: PredictionRequest, *, grpc: bool, timeout_s: float) -> Prediction:
+        """Returns what the version answers on the target."""
+        asked = PredictionRequest(self._spec, request.signature, request.instances, request.inputs)
+        return self._runtime.predict(asked, grpc=grpc, timeout_s=timeout_s)
 
 
 class ScratchServer:

@@ -16,7 +16,7 @@ from deployctl.operations.context import Context
 from deployctl.operations.holds import check_not_frozen, check_not_quarantined, quarantine_of
 from deployctl.operations.leased import leased
 from deployctl.operations.resolve import resolve
-from deployctl.operations.rollout import Change, Rollout, check_current
+from deployctl.operations.rollout import Change, Prover, Rollout, check_current
 from deployctl.operations.target import Target
 
 
@@ -66,11 +66,13 @@ class Promote:
 
     Attributes:
         judge: asks the target's gates; None where it has none.
+        prove: asks the version on the target, before clients are sent to it.
     """
 
     target: Target
     context: Context
     judge: Judge | None = None
+    prove: Prover | None = None
 
     def __call__(self, request: PromoteRequest) -> Promotion:
         """Promotes and returns once clients are answered by the version, or raises with nothing changed for them.
@@ -105,7 +107,7 @@ class Promote:
                 timeout_s=request.timeout_s,
                 evidence=self._permit(request, admission, before, version) if previous != version else {},
             )
-            rollout = Rollout(place)
+            rollout = Rollout(place, self.prove)
             after = promoted(
                 before, version, request.label, routing=self.target.routing, warm_standby=self.target.standby_of(model)
             )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
@@ -30,6 +30,8 @@ from deployctl.operations.target import Target
 from deployctl.serving.interface import ServedSpec
 
 _MEMORY_PER_BYTE = 1.2
+# Returns why a version that is loaded does not answer as it should, None where it does.
+Prover = Callable[[VersionNumber], str | None]
 
 
 class RolloutClass(StrEnum):
@@ -79,9 +81,14 @@ class Rolled:
 
 @dataclass(frozen=True, slots=True)
 class Rollout:
-    """Takes a target from one desired state of a model to the next, or leaves it as it was."""
+    """Takes a target from one desired state of a model to the next, or leaves it as it was.
+
+    Attributes:
+        prove: asks a version that is loaded, and that clients do not reach yet by label, whether it answers rightly.
+    """
 
     place: LeasedTarget
+    prove: Prover | None = None
 
     @property
     def target(self) -> Target:
@@ -222,6 +229,9 @@ class Rollout:
         words = f"@{change.version} AVAILABLE{' beside ' + beside if beside else ''}"
         self.context.observer.step("load", f"{words} after {format_duration(evidence['load_s'])}")
         self._probe(change, ServedSpec(change.model, version=change.version), "version")
+        problem = self.prove(change.version) if self.prove is not None else None
+        if problem is not None:
+            raise ServerError(f"{change.model}@{change.version} answers otherwise than is recorded: {problem}")
 
     def _make_room(self, model: ModelName, deadline: Deadline) -> None:
         """Lets all of a model go that is too big to be in memory twice."""

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from deployctl.domain.names import ModelName
+from deployctl.domain.names import ModelName, VersionNumber
+from deployctl.domain.reference import parse_reference
 from deployctl.domain.revision import RevisionState, Routing
 from deployctl.errors import (
     DatabaseBusyError,
@@ -20,6 +21,7 @@ from deployctl.errors import (
     UsageError,
     VersionNotFoundError,
 )
+from deployctl.operations.promote import Promote, PromoteRequest
 from tests.support.repository import SMALL_EXPORT, publish, write_export
 from tests.support.world import HALF, LOCAL, World
 
@@ -494,3 +496,18 @@ class TestMemory:
             full.promote(4)
 
         assert full.server.available(HALF) == {1, 2, 3}
+
+
+def test_a_version_that_answers_wrongly_on_the_target_gets_no_label(world: World) -> None:
+    world.promote(1)
+    asked: list[tuple[int, object]] = []
+
+    def prove(version: VersionNumber) -> str | None:
+        asked.append((version, dict(world.server.labels(HALF))))
+        return "record 2: output 'y' is 4, not 3"
+
+    with pytest.raises(RestoredError, match=r"half@2 answers otherwise than is recorded: record 2.*; @1 was restored"):
+        Promote(world.target, world.context, prove=prove)(PromoteRequest(parse_reference("half@2")))
+
+    assert asked == [(2, {"stable": 1})]
+    assert world.server.labels(HALF) == {"stable": 1}
