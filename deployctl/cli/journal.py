@@ -129,12 +129,16 @@ def op_abort(context: typer.Context, operation: OperationArgument, output: Outpu
 
     What served before it is put back and verified.
     """
-    from deployctl.operations.repeat import Abort
+    from deployctl.operations.repeat import Abort, check_abortable
 
     with session(context).open(without_database=True) as deployment:
         record = deployment.context.journal.operation(operation)
-        place = deployment.target(record.request.target)
-        Abort(place, deployment.context)(record)
+        check_abortable(record)
+        if record.request.target is None:
+            deployment.repository.discard_leftovers()
+            deployment.context.journal.settle(record.id, by=deployment.context.operation)
+        else:
+            Abort(deployment.target(record.request.target), deployment.context)(record)
         record = deployment.context.journal.operation(operation)
     _show(record, output)
 
@@ -211,7 +215,7 @@ def _row(record: OperationRecord, now: datetime) -> tuple[str, ...]:
     return (
         record.id,
         record.actor,
-        record.request.target,
+        record.request.target or "-",
         str(record.request),
         style(state, _STYLES[state], sys.stdout),
         record.phase.value,
@@ -227,7 +231,8 @@ def _show(record: OperationRecord, output: Output) -> None:
     if output is Output.NAME:
         write(record.id)
         return
-    write(f"{record.id}  {record.request} on {record.request.target} by {record.actor}, pid {record.pid}")
+    where = f" on {record.request.target}" if record.request.target else ""
+    write(f"{record.id}  {record.request}{where} by {record.actor}, pid {record.pid}")
     for phase, at in record.phases:
         write(f"  {phase.value:<8} {short_time(at)}")
     ended = f" {short_time(record.ended_at)}" if record.ended_at else ""

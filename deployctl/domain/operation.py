@@ -24,6 +24,8 @@ class OperationState(StrEnum):
 class Phase(StrEnum):
     """What an operation is about to do, in order; written before it begins."""
 
+    STAGE = "stage"
+    COMMIT = "commit"
     LOCK = "lock"
     CHECK = "check"
     FETCH = "fetch"
@@ -41,13 +43,14 @@ class OperationRequest:
     Attributes:
         verb: e.g. "promote".
         subject: what of, in the words of the command line, e.g. "half@2".
+        target: None for operations on the repository.
         model: None for operations on a whole target.
         repeat: JSON values from which the operation can be begun again; {} where it cannot.
     """
 
     verb: str
     subject: str
-    target: TargetName
+    target: TargetName | None
     model: ModelName | None = None
     repeat: Mapping[str, Any] = field(default_factory=dict)
 

@@ -137,7 +137,9 @@ class OperationJournal(abc.ABC):
     """What operations are under way, were cut off, or have ended lately."""
 
     @abc.abstractmethod
-    def open(self, operation: str, request: OperationRequest, actor: str) -> AbstractContextManager[RunningOperation]:
+    def open(
+        self, operation: str, request: OperationRequest, actor: str, *, first: Phase = Phase.LOCK
+    ) -> AbstractContextManager[RunningOperation]:
         """Journals an operation while the block runs; how the block ends is how the operation ends.
 
         A journal that cannot be written keeps no operation from running.

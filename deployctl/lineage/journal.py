@@ -38,10 +38,12 @@ class FileOperationJournal(OperationJournal):
         self._warn = warn
 
     @contextmanager
-    def open(self, operation: str, request: OperationRequest, actor: str) -> Iterator[RunningOperation]:
+    def open(
+        self, operation: str, request: OperationRequest, actor: str, *, first: Phase = Phase.LOCK
+    ) -> Iterator[RunningOperation]:
         """Journals an operation while the block runs; see OperationJournal."""
         running = _FileOperation(self._directory / f"{operation}.json", request, actor, self._clock, self._warn)
-        running.enter(Phase.LOCK)
+        running.enter(first)
         try:
             yield running
         except DeployctlError as error:

@@ -10,13 +10,16 @@ from typing import Any
 from deployctl.domain.event import EventKind
 from deployctl.domain.manifest import Manifest, Provenance, to_json
 from deployctl.domain.names import Digest, ModelName, VersionNumber
+from deployctl.domain.operation import OperationRequest, OperationState, Phase
 from deployctl.domain.saved_model import SERVE_TAG, MetaGraph
 from deployctl.errors import NoServeMetaGraphError, NoSignatureError
-from deployctl.lineage.interface import LineageStore
+from deployctl.lineage.interface import LineageStore, RunningOperation
 from deployctl.operations.context import Context
 from deployctl.operations.holds import check_not_quarantined
-from deployctl.repository.interface import ModelRepository, Numbering
+from deployctl.repository.interface import Committed, ModelRepository, Numbering
 from deployctl.savedmodel.interface import SavedModelReader
+
+_VERB = "publish"
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +84,25 @@ class Publish:
         self.lineage.manifest(request.model, VersionNumber(0))
         if request.dry_run:
             return self._dry_run(request, started)
+        self._name_interrupted(request.model)
+        journalled = self.context.journal.open(
+            self.context.operation, _operation(request), str(self.context.actor), first=Phase.STAGE
+        )
+        with journalled as running:
+            committed = self._publish(request, graph, running)
+            running.end("published" if committed.created else "there already")
+        manifest = committed.manifest
+        return Published(
+            model=request.model,
+            version=manifest.version,
+            digest=manifest.digest,
+            created=committed.created,
+            size_bytes=manifest.size_bytes,
+            file_count=len(manifest.files),
+            duration_s=self.context.clock.monotonic() - started,
+        )
+
+    def _publish(self, request: PublishRequest, graph: MetaGraph, running: RunningOperation) -> Committed:
         with self.repository.stage(request.model, request.export, self.context.observer) as staged:
 
             def describe(version: VersionNumber) -> Manifest:
@@ -96,20 +118,21 @@ class Publish:
                 )
 
             check_not_quarantined(self.lineage.quarantine(staged.digest), str(request.export))
+            running.enter(Phase.COMMIT)
             committed = self.repository.commit(
                 staged, describe, numbering=request.numbering, allow_duplicate=request.allow_duplicate
             )
-        manifest = committed.manifest
-        record_version(self.lineage, self.context, manifest, reason=request.reason)
-        return Published(
-            model=request.model,
-            version=manifest.version,
-            digest=manifest.digest,
-            created=committed.created,
-            size_bytes=manifest.size_bytes,
-            file_count=len(manifest.files),
-            duration_s=self.context.clock.monotonic() - started,
-        )
+        running.enter(Phase.RECORD)
+        record_version(self.lineage, self.context, committed.manifest, reason=request.reason)
+        return committed
+
+    def _name_interrupted(self, model: ModelName) -> None:
+        """Tells of publishings that were killed; nothing of them is visible, and the repository clears them away."""
+        for record in self.context.journal.operations():
+            ours = (record.request.verb, record.request.model) == (_VERB, model)
+            if ours and record.state is OperationState.INTERRUPTED:
+                self.context.observer.warn(f"{record} was interrupted; if it is still wanted, publish it again")
+                self.context.journal.settle(record.id, by=self.context.operation)
 
     def _dry_run(self, request: PublishRequest, started: float) -> Published:
         files = [path for path in request.export.rglob("*") if path.is_file()]
@@ -123,6 +146,10 @@ class Publish:
             duration_s=self.context.clock.monotonic() - started,
             dry_run=True,
         )
+
+
+def _operation(request: PublishRequest) -> OperationRequest:
+    return OperationRequest(_VERB, f"{request.export} --model {request.model}", None, request.model)
 
 
 def check_servable(reader: SavedModelReader, export: Path) -> MetaGraph:

@@ -49,6 +49,13 @@ def check_resumable(record: OperationRecord) -> None:
         raise PreconditionError(f"{record} is done: {record.outcome}", hint=f"deployctl op show {record.id}")
 
 
+def check_abortable(record: OperationRecord) -> None:
+    """Raises PreconditionError for an operation that runs still, or that has ended by itself."""
+    check_resumable(record)
+    if record.state is OperationState.FAILED:
+        raise PreconditionError(f"{record} has ended: {record.outcome}", hint=f"deployctl op show {record.id}")
+
+
 @dataclass(frozen=True, slots=True)
 class Abort:
     """Puts back what served before an operation that was cut off."""
@@ -63,9 +70,7 @@ class Abort:
             PreconditionError: it runs still, or has ended by itself.
             LockedError: another operation works on the model.
         """
-        check_resumable(record)
-        if record.state is OperationState.FAILED:
-            raise PreconditionError(f"{record} has ended: {record.outcome}", hint=f"deployctl op show {record.id}")
+        check_abortable(record)
         # Whoever gets the lease settles what others left, and says so.
         with leased(self.target, self.context, record.request.undone()) as place:
             place.running.end("settled")

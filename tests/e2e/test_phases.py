@@ -113,6 +113,26 @@ def test_whatever_phase_it_is_killed_in_the_old_version_answers_and_the_next_com
     assert half.json("lock", "list")["locks"] == []
 
 
+@pytest.mark.parametrize("phase", ["stage", "commit", "record"])
+def test_a_publishing_that_is_killed_is_named_by_the_next_one_and_shows_no_part(half: Workspace, phase: str) -> None:
+    before = half.json("versions", "half")["versions"]
+
+    killed_in(half, phase, "publish", str(HALF_PLUS_TWO_TF2), "--model", "half", "--new-version")
+
+    left = half.json("op", "list", "-n", "1")["operations"][0]
+    assert (left["verb"], left["state"], left["target"]) == ("publish", "interrupted", None)
+    half.fails(2, "op", "resume", left["id"], hint=f"deployctl publish {HALF_PLUS_TWO_TF2} --model half")
+    done = half.run("publish", str(HALF_PLUS_TWO_TF2), "--model", "half", "-o", "name")
+    assert done.returncode == 0, done.stderr
+    assert f"operation {left['id']}) was interrupted; if it is still wanted, publish it again" in done.stderr
+    assert half.json("op", "show", left["id"])["state"] == "settled"
+    shown = half.json("versions", "half")["versions"]
+    assert len(shown) - len(before) in (0, 1)
+    for version in shown:
+        half.ok("verify", f"half@{version['version']}")
+    assert half.run("doctor").returncode == 0
+
+
 @pytest.mark.parametrize("words", [("up",), ("restart",)])
 def test_a_start_that_is_killed_is_begun_again(half: Workspace, words: tuple[str, ...]) -> None:
     for phase in ("lock", "check", "load"):
