@@ -31,8 +31,10 @@ from deployctl.errors import InvalidReferenceError, ModelNotFoundError, UsageErr
 if TYPE_CHECKING:
     from deployctl.bootstrap import Deployment
     from deployctl.domain.event import Event
+    from deployctl.domain.names import ModelName
     from deployctl.operations.promote import Promotion
     from deployctl.operations.rollback import RolledBack
+    from deployctl.operations.target import Target
 
 
 # Exit codes of which the worst is told, the worst last.
@@ -107,11 +109,19 @@ def promote(
         soak_s = parse_duration(soak) if soak and not dry_run else 0.0
         watch = Soak(place, deployment.context)
         before = watch.counts(request.reference.model) if soak_s else None
+        if "@" not in reference:
+            _require_canary(place, request.reference.model)
         prove = golden_prover(deployment, place.name, request.reference.model)
         promotion = Promote(place, deployment.context, judge, prove)(request)
         if before is not None and promotion.outcome == "serving":
             watch(promotion, before, soak_s)
     show_promotion(promotion, output)
+
+
+def _require_canary(place: Target, model: ModelName) -> None:
+    current = place.current(model)
+    if current is None or CANARY not in current.desired.labels:
+        raise InvalidReferenceError(model, "say which version, as MODEL@REF; there is no canary to finish")
 
 
 def show_promotion(promotion: Promotion, output: Output) -> None:

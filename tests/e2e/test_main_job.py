@@ -203,11 +203,14 @@ def test_down_and_up_keep_what_was_live_and_up_twice_is_one_server(workspace: Wo
     assert workspace.run("status").returncode == 6
     workspace.fails(10, "predict", "half", "--instances", "[2.0]", hint="deployctl up local")
     workspace.fails(10, "promote", "half@1", hint="deployctl up local")
-    workspace.fails(10, "rollback", "half", hint="deployctl up local")
 
     assert workspace.json("up")["outcome"] == "started"
     assert ask(workspace.rest(), "half") == 4.0
     assert workspace.json("rollback", "half")["class"] == "hot"
+    workspace.ok("down")
+    assert workspace.json("rollback", "half@2")["outcome"] == "recorded"
+    workspace.ok("up")
+    assert ask(workspace.rest(), "half") == 4.0
     assert workspace.json("audit", "verify")["intact"] is True
 
 
