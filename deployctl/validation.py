@@ -288,13 +288,13 @@ def golden_prover(deployment: Deployment, target: TargetName, model: ModelName) 
     def prove(version: VersionNumber) -> str | None:
         maker = GateMaker(deployment, target, model, Wishes())
         golden = maker.golden_file
-        if not golden.records:
-            return None
         server = LiveServer(deployment.target(target).runtime, model, version)
         tolerance = Tolerance(settings.golden.rtol, settings.golden.atol)
         gate = GoldenGate(server, golden, tolerance=tolerance, timeout_s=settings.load.timeout_s)
         found = of_version(deployment.repository, deployment.reader, model, version, observer)
         verdict = gate.judge(Candidate(found, model))
+        if verdict.outcome is Outcome.SKIPPED:
+            return None
         if verdict.outcome is Outcome.FAILED:
             return verdict.problems[0] if verdict.problems else verdict.summary
         observer.step("golden", verdict.summary)

@@ -12,7 +12,7 @@ import numpy as np
 from deployctl.convert.bundle import bundled
 from deployctl.convert.export import Export, size_of, write_saved_model
 from deployctl.convert.freezing import frozen, write_graph
-from deployctl.convert.golden import GOLDEN_PATH, Call, ask, main_part, record, write_calls
+from deployctl.convert.golden import Call, ask, main_part, record, write_calls
 from deployctl.convert.graph_source import load_checkpoint, load_frozen
 from deployctl.convert.keras_source import load_keras
 from deployctl.convert.part import Part, renamed, with_batch
@@ -20,6 +20,7 @@ from deployctl.convert.request import ConversionRequest, Result, SourceRequest
 from deployctl.convert.saved_source import load_saved_model
 from deployctl.convert.steps import classify, images_front, labels_back, regress
 from deployctl.convert.words import read_vocabulary, tokens_front
+from deployctl.domain.golden import OWN_GOLDEN_PATH
 from deployctl.domain.saved_model import DEFAULT_SIGNATURE
 from deployctl.errors import ConversionError
 from deployctl.modelserver.difference import difference
@@ -36,7 +37,7 @@ def run(document: dict[str, Any]) -> dict[str, Any]:
     calls = ask(request, exports, words)
     if request.result is Result.SAVED_MODEL:
         answer["shared_bytes"] = write_saved_model(exports, result)
-        answer["recorded"] = record(result / GOLDEN_PATH, calls)
+        answer["recorded"] = record(result / OWN_GOLDEN_PATH, calls)
     else:
         _write_file(request, exports[0].part, result, work)
     if request.result is Result.TFLITE:

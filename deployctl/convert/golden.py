@@ -20,7 +20,6 @@ from deployctl.errors import ConversionError
 from deployctl.modelserver.dtypes import dtype_of
 from deployctl.modelserver.packed import pack, to_json
 
-GOLDEN_PATH = "assets.extra/deployctl/golden.jsonl"
 # A recorded request is replayed at promotion and read by people; one of an image of 250 x 250 pixels is 2 MB of text.
 _MAX_RECORDED_ELEMENTS = 200_000
 

@@ -18,6 +18,9 @@ from typing import Any
 
 from deployctl.errors import InvalidRequestError
 
+# Where an export may bring golden records of its own, below its directory; `convert` writes them.
+OWN_GOLDEN_PATH = "assets.extra/deployctl/golden.jsonl"
+
 _KEYS = frozenset(
     ("signature", "inputs", "instances", "outputs", "dtypes", "rtol", "atol", "tolerances", "compare", "name")
 )

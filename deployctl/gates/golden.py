@@ -8,12 +8,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from deployctl.domain.golden import (
+    OWN_GOLDEN_PATH,
     Difference,
     GoldenRecord,
     Tolerance,
     columns,
     difference,
     not_finite,
+    parse_golden,
 )
 from deployctl.domain.names import ModelName
 from deployctl.domain.saved_model import DEFAULT_SIGNATURE
@@ -50,6 +52,8 @@ class _Compared:
 
 class GoldenGate(Gate):
     """Refuses a version that answers golden requests wrongly.
+
+    Where the model has no golden records, those that the version brings count.
 
     Args:
         against_live: whether the serving version's answers count, not the recorded ones.
@@ -92,9 +96,13 @@ class GoldenGate(Gate):
 
     def judge(self, candidate: Candidate) -> Verdict:
         """Returns FAILED with one problem for each output that is wrong, the worst first."""
-        records, serving = self._golden.records, candidate.serving
+        try:
+            golden, serving = self._golden_of(candidate.version), candidate.serving
+        except InvalidRequestError as error:
+            return Verdict(Outcome.FAILED, str(error), (str(error),))
+        records = golden.records
         if not records:
-            return Verdict(Outcome.SKIPPED, f"there are no golden requests in {self._golden.path}")
+            return Verdict(Outcome.SKIPPED, f"there are no golden requests in {golden.path}")
         if self._against_live and serving is None:
             return Verdict(Outcome.SKIPPED, "nothing serves to compare with")
         versions = [candidate.version, *([serving] if self._against_live and serving else [])]
@@ -117,6 +125,16 @@ class GoldenGate(Gate):
             if isinstance(expected, Mapping) and not varying:
                 compared += list(self._compare(number, record, expected, found))
         return self._verdict(len(records), problems, compared, varying)
+
+    def _golden_of(self, version: Version) -> GoldenFile:
+        """Returns the model's records, or the version's own where the model has none."""
+        file = version.path / OWN_GOLDEN_PATH
+        if self._golden.records is not None or not file.is_file():
+            return self._golden
+        try:
+            return GoldenFile(str(file), parse_golden(file.read_text(encoding="utf-8"), str(file)))
+        except (OSError, UnicodeDecodeError) as error:
+            raise InvalidRequestError(f"cannot read {file}: {error}") from error
 
     def _answer(self, version: Version, record: GoldenRecord) -> dict[str, Any] | str:
         """Returns what the version answers by output, or why it does not."""

@@ -141,6 +141,8 @@ def test_a4_source_and_export_answer_alike_and_the_answers_are_kept(
     assert max(each["largest"] for each in differences) < 1e-5
     assert planet["golden_requests"] == meta_model["golden_requests"] == 1
     place.check_golden("meta")
+    (verdict,) = place.workspace.json("validate", "meta@1", "--gate", "golden")["gates"]
+    assert verdict["outcome"] == "passed", verdict
 
 
 def test_a5_graph_variables_and_assets_travel_together(place: Place, meta_model: dict[str, Any]) -> None:

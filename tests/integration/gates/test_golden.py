@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from deployctl.domain.golden import Comparison, GoldenRecord, Tolerance
+from deployctl.domain.golden import OWN_GOLDEN_PATH, Comparison, GoldenRecord, Tolerance
 from deployctl.errors import InvalidRequestError
 from deployctl.gates.golden import GoldenFile, GoldenGate
 from deployctl.gates.interface import Candidate, Outcome, Verdict, Version
@@ -71,6 +72,35 @@ def one(tensorflow_models: TensorFlowModels) -> Version:
 @pytest.fixture
 def two(tensorflow_models: TensorFlowModels) -> Version:
     return of_export(READER, tensorflow_models.half_plus(2))
+
+
+@pytest.mark.parametrize(
+    ("own", "model_s", "outcome"),
+    [
+        ('{"inputs": {"x": [2.0]}, "outputs": {"y": [2.0]}}', None, Outcome.PASSED),
+        ('{"inputs": {"x": [2.0]}, "outputs": {"y": [9.0]}}', None, Outcome.FAILED),
+        ("no record", None, Outcome.FAILED),
+        ('{"inputs": {"x": [2.0]}, "outputs": {"y": [9.0]}}', ([2.0], [2.0]), Outcome.PASSED),
+    ],
+)
+def test_what_a_version_brings_counts_where_the_model_has_no_records(
+    scratch: ScratchServer,
+    one: Version,
+    tmp_path: Path,
+    own: str,
+    model_s: tuple[list[float], list[float]] | None,
+    outcome: Outcome,
+) -> None:
+    brought = tmp_path / "export"
+    shutil.copytree(one.path, brought)
+    (brought / OWN_GOLDEN_PATH).parent.mkdir(parents=True)
+    (brought / OWN_GOLDEN_PATH).write_text(f"{own}\n")
+    records = model_s and (GoldenRecord(inputs={"x": model_s[0]}, outputs={"y": model_s[1]}),)
+    gate = GoldenGate(scratch, GoldenFile("golden.jsonl", records), tolerance=Tolerance(1e-5, 1e-6), timeout_s=60.0)
+
+    verdict = gate.judge(Candidate(of_export(READER, brought), HALF))
+
+    assert verdict.outcome is outcome, verdict.summary
 
 
 def test_a_version_passes_with_its_own_answers(scratch: ScratchServer, one: Version) -> None:
