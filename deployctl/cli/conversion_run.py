@@ -139,8 +139,10 @@ def _destination(ending: Ending, models: Mapping[str, Path], result: Result) -> 
     if ending.out is not None:
         yield ending.out
     elif ending.publish is not None:
-        with tempfile.TemporaryDirectory(prefix="deployctl-convert-") as folder:
-            yield Path(folder, "export")
+        from deployctl.convert.workplace import workplace
+
+        with workplace(Path(tempfile.gettempdir()), "deployctl-convert-") as folder:
+            yield folder / "export"
     else:
         name = next(iter(models)) if len(models) == 1 else "bundle"
         yield Path(f"{name}{_SUFFIXES[result.value]}")

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import os
-import shutil
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from deployctl.convert.child import call
 from deployctl.convert.request import ConversionRequest, Result
+from deployctl.convert.workplace import workplace
 from deployctl.domain.manifest import MANIFEST_PATH, FileEntry, content_digest
 from deployctl.domain.names import Digest
 from deployctl.errors import ConversionError, GateRefusedError, UsageError
@@ -75,17 +75,15 @@ def convert(request: ConversionRequest, destination: Path, *, timeout_s: float, 
     """
     if destination.exists() or destination.is_symlink():
         raise UsageError(f"{destination} is there already", hint=f"ls -ld {destination}")
-    try:
-        destination.parent.mkdir(parents=True, exist_ok=True)
-        work = tempfile.mkdtemp(prefix=f".{destination.name}.deployctl-", dir=destination.parent)
-    except OSError as error:
-        raise UsageError(f"cannot write beside {destination}: {error.strerror}") from error
-    try:
-        answer = _converted(replace(request, work=work), ask, timeout_s=timeout_s)
-        os.rename(Path(work, "result"), destination)
+    with ExitStack() as stack:
+        try:
+            destination.parent.mkdir(parents=True, exist_ok=True)
+            work = stack.enter_context(workplace(destination.parent, f".{destination.name}.deployctl-"))
+        except OSError as error:
+            raise UsageError(f"cannot write beside {destination}: {error.strerror}") from error
+        answer = _converted(replace(request, work=str(work)), ask, timeout_s=timeout_s)
+        os.rename(work / "result", destination)
         return replace(answer, path=destination)
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
 
 
 def _converted(request: ConversionRequest, ask: Ask, *, timeout_s: float) -> Converted:

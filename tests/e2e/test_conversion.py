@@ -106,6 +106,22 @@ def test_an_interrupted_conversion_leaves_nothing_behind(place: Workspace, sourc
     assert written(place) == before
 
 
+def test_what_a_killed_conversion_leaves_is_cleared_by_the_next(place: Workspace, sources: Path) -> None:
+    words = ("convert", "frozen", str(sources / "a.pb"), "--out", "killed")
+    before = written(place)
+    process = place.start(*words)
+    try:
+        _child_of(process.pid)
+    finally:
+        process.kill()
+        process.communicate()
+    (left,) = written(place) - before
+
+    assert left.startswith(".killed.deployctl-")
+    place.ok(*words)
+    assert written(place) - before == {"killed"}
+
+
 def _child_of(pid: int) -> int:
     """The TensorFlow process, once it runs."""
     deadline = time.monotonic() + 20
