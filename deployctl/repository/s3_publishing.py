@@ -149,7 +149,9 @@ class Publishing:
                 return None, None
             key, record, version = records[0]
             if version is not None and self._store.get(manifest_key(model, version)) is not None:
-                return None, key
+                # Spent, or not whole any more, unless it has been committed since it was looked at above.
+                manifest = self._committed(model, version, staged.digest)
+                return (manifest, None) if manifest is not None else (None, key)
             if self._contents.wait_for(key, record, version, model):
                 continue
             # It may have told its number since, and even have committed, before it was gone.
