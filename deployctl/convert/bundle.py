@@ -20,7 +20,7 @@ def bundled(parts: Sequence[Part], *, shared_input: str | None, prefixed: bool =
         prefixed: False keeps the names of all outputs.
 
     Raises:
-        ConversionError: two parts or outputs have one name, or inputs of one name differ in type or shape.
+        ConversionError: two parts or outputs have one name, or inputs of one name differ in type, shape or default.
     """
     _check_names([part.name for part in parts])
     members = [_shared(part, shared_input) for part in parts]
@@ -51,6 +51,7 @@ def bundled(parts: Sequence[Part], *, shared_input: str | None, prefixed: bool =
         resources=tuple(each for part in members for each in part.resources),
         variables=tuple(each for part in members for each in part.variables),
         source_bytes=sum(part.source_bytes for part in members),
+        defaults=_defaults(members),
     )
 
 
@@ -96,6 +97,23 @@ def _inputs(parts: Sequence[Part]) -> dict[str, Any]:
                 merged = other.shape.merge_with(spec.shape)
                 found[name] = tf.TensorSpec(merged, spec.dtype, name=name)
     return found
+
+
+def _defaults(parts: Sequence[Part]) -> dict[str, bytes]:
+    """What inputs are where a request leaves them out; one that any model needs has to be given."""
+    found: dict[str, bytes] = {}
+    owner: dict[str, str] = {}
+    for part in parts:
+        for name, value in part.defaults.items():
+            if found.setdefault(name, value) != value:
+                raise ConversionError(
+                    f"the input {name!r} may be left out in {owner[name]} and {part.name}, and is not the same there "
+                    f"then, so that they cannot share it",
+                    kind="usage",
+                )
+            owner.setdefault(name, part.name)
+    needed = {name for part in parts for name in part.inputs if name not in part.defaults}
+    return {name: value for name, value in found.items() if name not in needed}
 
 
 def _check_names(names: Sequence[str]) -> None:

@@ -34,9 +34,8 @@ def write_saved_model(exports: Sequence[Export], directory: Path) -> int:
     module.variables_once = pool.variables
     module.resources = _distinct([resource for each in exports for resource in each.part.resources])
     tf.saved_model.save(module, str(directory), signatures=signatures)
-    methods = {each.key: each.part.method for each in exports if each.part.method != PREDICT_METHOD}
-    if methods:
-        _set_methods(directory / "saved_model.pb", methods)
+    if any(each.part.method != PREDICT_METHOD or each.part.defaults for each in exports):
+        _declare(directory / "saved_model.pb", exports)
     return pool.saved_bytes
 
 
@@ -54,14 +53,17 @@ def _distinct(resources: list[Any]) -> list[Any]:
     return list({id(resource): resource for resource in resources}.values())
 
 
-def _set_methods(file: Path, methods: dict[str, str]) -> None:
-    """TensorFlow 2 writes every signature as one of Predict."""
+def _declare(file: Path, exports: Sequence[Export]) -> None:
+    """Sets what TensorFlow 2 does not write: methods other than Predict, and the values of inputs that are left out."""
     from tensorflow.core.protobuf import saved_model_pb2
 
     model = saved_model_pb2.SavedModel.FromString(file.read_bytes())
     for meta_graph in model.meta_graphs:
-        for key, method in methods.items():
-            meta_graph.signature_def[key].method_name = method
+        for each in exports:
+            signature = meta_graph.signature_def[each.key]
+            signature.method_name = each.part.method
+            for name, value in each.part.defaults.items():
+                signature.defaults[name].ParseFromString(value)
     file.write_bytes(model.SerializeToString(deterministic=True))
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -38,6 +38,7 @@ class Part:
         variables: its tf.Variables.
         source_bytes: the size of what it was read from.
         method: what clients call it by; see the methods in `domain.saved_model`.
+        defaults: a serialized TensorProto for each input that requests may leave out.
     """
 
     name: str
@@ -49,6 +50,7 @@ class Part:
     variables: tuple[Any, ...] = ()
     source_bytes: int = 0
     method: str = PREDICT_METHOD
+    defaults: Mapping[str, bytes] = field(default_factory=dict)
 
     def traced(self) -> Any:
         """Returns the function as a ConcreteFunction of one dictionary."""
@@ -77,6 +79,7 @@ def renamed(part: Part, inputs: Mapping[str, str], outputs: Mapping[str, str]) -
         outputs=tuple(new_outputs.values()),
         function=lambda values: outwards(part.function(inwards(values))),
         reference=lambda values: outwards(part.reference(inwards(values))),
+        defaults={new: part.defaults[old] for old, new in new_inputs.items() if old in part.defaults},
     )
 
 
@@ -193,12 +196,14 @@ def wrapped(
         answer = run(tensors, lambda values: {name: tf.constant(each) for name, each in source(values).items()})
         return {name: np.asarray(value) for name, value in answer.items()}
 
+    taken = inputs if inputs is not None else part.inputs
     return replace(
         part,
-        inputs=inputs if inputs is not None else part.inputs,
+        inputs=taken,
         outputs=tuple(outputs if outputs is not None else part.outputs),
         function=lambda values: run(values, part.function),
         reference=reference,
         resources=(*part.resources, *resources),
         variables=(*part.variables, *variables),
+        defaults={name: value for name, value in part.defaults.items() if taken.get(name) is part.inputs[name]},
     )

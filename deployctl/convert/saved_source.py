@@ -14,7 +14,6 @@ from deployctl.convert.graph_source import load_session
 from deployctl.convert.part import Arrays, Part, Tensors
 from deployctl.domain.saved_model import PREDICT_METHOD, Signature
 from deployctl.errors import ConversionError
-from deployctl.protos.saved_model_pb2 import SavedModel
 from deployctl.savedmodel.reader import ProtobufSavedModelReader
 
 
@@ -32,8 +31,11 @@ def load_saved_model(
         found = ", ".join("{" + ",".join(each.tags) + "}" for each in model.meta_graphs)
         raise ConversionError(f"{path} has no MetaGraph tagged {','.join(tags)}, only {found}", kind="usage")
     size = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
-    if not _has_objects(path):
-        return _of_tensorflow_1(path, name, tags, declared.callable_signatures, signature, size)
+    definition = _definition(path, tags)
+    # TensorFlow 2 says what its variables and functions are in Python's terms.
+    if not definition.HasField("object_graph_def"):
+        parts = _of_tensorflow_1(path, name, tags, declared.callable_signatures, signature, size)
+        return _with_defaults(parts, definition)
     loaded = _loaded(path, tags)
     keys = list(loaded.signatures)
     wanted = [signature] if signature is not None else keys
@@ -44,7 +46,7 @@ def load_saved_model(
     descendants = tf.train.TrackableView(loaded).descendants()
     variables = tuple(each for each in descendants if isinstance(each, tf.Variable))
     resources = tuple(each for each in descendants if _is_resource(each))
-    return {
+    parts = {
         key: replace(
             _part(loaded, key, name, variables=variables, resources=resources, size=size),
             method=declared.signatures[key].method or PREDICT_METHOD,
@@ -52,15 +54,31 @@ def load_saved_model(
         for key in wanted
         if _plain(loaded.signatures[key])
     }
+    return _with_defaults(parts, definition)
 
 
-def _has_objects(path: Path) -> bool:
-    """Whether TensorFlow 2 wrote it: then it says what its variables and functions are in Python's terms."""
+def _definition(path: Path, tags: Sequence[str]) -> Any:
+    """The MetaGraphDef `tags` as TensorFlow reads it."""
+    from google.protobuf import text_format
+    from tensorflow.core.protobuf import saved_model_pb2
+
     binary = path / "saved_model.pb"
-    if not binary.is_file():
-        return "object_graph_def" in (path / "saved_model.pbtxt").read_text(encoding="utf-8")
-    model = SavedModel.FromString(binary.read_bytes())
-    return any(meta_graph.HasField("object_graph_def") for meta_graph in model.meta_graphs)
+    if binary.is_file():
+        model = saved_model_pb2.SavedModel.FromString(binary.read_bytes())
+    else:
+        text = (path / "saved_model.pbtxt").read_text(encoding="utf-8")
+        model = text_format.Parse(text, saved_model_pb2.SavedModel())
+    return next(each for each in model.meta_graphs if set(each.meta_info_def.tags) == set(tags))
+
+
+def _with_defaults(parts: Mapping[str, Part], definition: Any) -> dict[str, Part]:
+    """The parts with the values of the inputs that requests may leave out."""
+    found = {}
+    for key, part in parts.items():
+        given = definition.signature_def[key].defaults
+        defaults = {name: given[name].SerializeToString(deterministic=True) for name in given if name in part.inputs}
+        found[key] = replace(part, defaults=defaults)
+    return found
 
 
 def _of_tensorflow_1(

@@ -13,6 +13,8 @@ from deployctl.convert.child import call
 from deployctl.convert.request import Result
 from deployctl.convert.run import Converted
 from deployctl.domain.saved_model import CLASSIFY_METHOD, PREDICT_METHOD, REGRESS_METHOD, MetaGraph
+from deployctl.errors import UsageError
+from deployctl.protos.saved_model_pb2 import SavedModel
 from deployctl.savedmodel.reader import ProtobufSavedModelReader
 from deployctl.savedmodel.tflite import read_tflite
 from tests.support.build_sources import WIDTH, WORDS
@@ -239,6 +241,31 @@ def test_signatures_are_renamed_merged_and_dropped(
     assert set(declared(tmp_path / "out").callable_signatures) == {"serving_default", "move", "both"}
     answer = predicted(tmp_path / "out", {"x": [[1, 2]], "anything": [3.0, 4.0]}, "both")
     assert answer == {"y": [[1.0, 4.0]], "norm": 5.0}
+
+
+def test_an_input_that_may_be_left_out_still_may(
+    kept_child: KeptChild, tensorflow_models: TensorFlowModels, tmp_path: Path
+) -> None:
+    before = tensorflow_models.path("several_signatures")
+    kept_child.convert(tmp_path / "out", before, freeze=True, keeps_signatures=True, rename_inputs={"by": "more"})
+
+    assert declared(tmp_path / "out").signatures["shift"].optional_inputs == {"more"}
+    assert predicted(tmp_path / "out", {"x": [[1, 2]]}, "shift") == [[4, 7]]
+
+
+def test_models_that_take_another_value_for_what_is_left_out_cannot_share_it(
+    kept_child: KeptChild, tensorflow_models: TensorFlowModels, tmp_path: Path
+) -> None:
+    other = tensorflow_models.copy("several_signatures", tmp_path / "other")
+    model = SavedModel.FromString((other / "saved_model.pb").read_bytes())
+    by = model.meta_graphs[0].signature_def["shift"].defaults["by"]
+    by.tensor_content = b""
+    by.float_val[:] = [9.0]
+    (other / "saved_model.pb").write_bytes(model.SerializeToString())
+
+    parts = (tensorflow_models.path("several_signatures"), other)
+    with pytest.raises(UsageError, match="'by' may be left out in several_signatures and other, and is not the same"):
+        kept_child.convert(tmp_path / "out", *parts, bundle=True, source_signature="shift")
 
 
 def test_a_meta_graph_is_chosen_by_its_tags(kept_child: KeptChild, sources: Path, tmp_path: Path) -> None:
