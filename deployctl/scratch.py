@@ -23,6 +23,8 @@ _NAME = TargetName("scratch")
 def scratch_server(deployment: Deployment, target: TargetSettings) -> ScratchServer:
     """Returns a scratch server as `target` runs one: the same image, or the embedded server with the same flags.
 
+    A container has the target's memory limit and no network: what a version does reaches nobody.
+
     For a target that someone else runs, whose kind cannot be had, the embedded server stands in.
     """
     from deployctl.gates.scratch import ScratchServer
@@ -68,6 +70,7 @@ def _container(deployment: Deployment, target: TargetSettings) -> Launch:
                 repository=models,
                 rest_port=0,
                 grpc_port=0,
+                isolated=True,
                 restart="no",
                 extra_args=(*options.extra_args, "--max_num_load_retries=0"),
             ),

@@ -22,7 +22,13 @@ from typing import Protocol
 from deployctl.domain.clock import Clock
 from deployctl.domain.names import ModelName, VersionNumber
 from deployctl.domain.serving import ServedModel, ServingConfig, VersionState
-from deployctl.errors import DeployctlError, ReloadStuckError, ServerError, ServerUnavailableError
+from deployctl.errors import (
+    DeployctlError,
+    ReloadStuckError,
+    ServerError,
+    ServerOutOfMemoryError,
+    ServerUnavailableError,
+)
 from deployctl.gates.interface import Version
 from deployctl.serving.interface import Prediction, PredictionRequest, ServedSpec, ServingRuntime
 
@@ -180,6 +186,8 @@ class ScratchServer:
                 self._clock.pause(_POLL_S)
         except ReloadStuckError:
             return "it was not AVAILABLE in time"
+        except ServerOutOfMemoryError as error:
+            return str(error)
         except ServerUnavailableError:
             return "the scratch server ended while it loaded the version"
         except ServerError as error:

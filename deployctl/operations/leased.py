@@ -13,6 +13,7 @@ from deployctl.domain.revision import Desired, Revision
 from deployctl.domain.serving import ServerCondition, ServingConfig, VersionState, VersionStatus
 from deployctl.domain.transition import together
 from deployctl.errors import (
+    EngineError,
     InvalidRequestError,
     NotFoundError,
     ServerError,
@@ -48,11 +49,13 @@ class LeasedTarget:
         return self.target.runtime.state(timeout_s=CALL_TIMEOUT_S).condition
 
     def require_ready(self) -> None:
-        """Raises ServerUnavailableError unless the target's server answers."""
-        condition = self.condition()
-        if condition is not ServerCondition.READY:
+        """Raises ServerUnavailableError unless the target's server answers, EngineError where nobody can tell."""
+        state = self.target.runtime.state(timeout_s=CALL_TIMEOUT_S)
+        if "engine" in state.detail:
+            raise EngineError(state.detail["engine"], hint="docker info")
+        if state.condition is not ServerCondition.READY:
             raise ServerUnavailableError(
-                f"the server of {self.target.name} is {condition.value}", hint=f"deployctl up {self.target.name}"
+                f"the server of {self.target.name} is {state.condition.value}", hint=f"deployctl up {self.target.name}"
             )
 
     def fetch(self, model: ModelName, desired: Desired) -> Desired:

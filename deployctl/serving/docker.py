@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import math
+import os
 import re
+import sys
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from typing import Any
@@ -28,6 +30,7 @@ from deployctl.errors import (
 )
 from deployctl.serving.docker_options import (
     GRPC_PORT,
+    ISOLATED_LABEL,
     OURS_LABEL,
     REST_PORT,
     ROLE_LABEL,
@@ -35,7 +38,9 @@ from deployctl.serving.docker_options import (
     ContainerFacts,
     ContainerSpec,
     ImageFacts,
+    address_of,
     named_values,
+    repository_and_tag,
 )
 
 _CALL_TIMEOUT_S = 60
@@ -54,7 +59,7 @@ class Engine:
         Raises:
             EngineUnavailableError: nothing answers.
         """
-        with _translated("DOCKER_HOST"):
+        with _translated(_address(_UNIX)):
             self._client = docker.from_env(timeout=math.ceil(timeout_s))
         self._containers: Any = self._client.containers
 
@@ -69,6 +74,14 @@ class Engine:
         url = urlsplit(self._client.api.base_url)
         local = url.scheme.startswith(("http+docker", "http+unix", "npipe")) or url.hostname in {"localhost", None}
         return "" if local and "ssh" not in url.scheme else str(url.hostname)
+
+    @property
+    def reaches_containers(self) -> bool:
+        """Whether this machine reaches containers at their own addresses: by an engine on it that has root's rights."""
+        if sys.platform != "linux" or self.host:
+            return False
+        with self._calls():
+            return not any("rootless" in each for each in self._client.info().get("SecurityOptions") or ())
 
     def close(self) -> None:
         """Closes the connection."""
@@ -108,13 +121,14 @@ class Engine:
     def create(self, spec: ContainerSpec, *, name: str, role: str, ports: tuple[int, int]) -> ContainerFacts:
         """Makes a container and does not start it; `ports` are those to publish, REST first, 0 for any."""
         rest, grpc = ports
+        published = {f"{REST_PORT}/tcp": (spec.host, rest or None), f"{GRPC_PORT}/tcp": (spec.host, grpc or None)}
         with self._calls(spec):
             made = self._containers.create(
                 spec.image_id,
                 list(spec.command),
                 name=name,
-                labels={**spec.labels, SPEC_LABEL: spec.digest, ROLE_LABEL: role},
-                ports={f"{REST_PORT}/tcp": (spec.host, rest or None), f"{GRPC_PORT}/tcp": (spec.host, grpc or None)},
+                labels={**spec.labels, SPEC_LABEL: spec.digest, ROLE_LABEL: role, **_isolated(spec)},
+                ports={} if spec.isolated else published,
                 mounts=[Mount(path, source, type="bind", read_only=True) for source, path in spec.mounts],
                 environment=named_values(spec.environment),
                 init=True,
@@ -166,6 +180,20 @@ class Engine:
         """Removes a container with its log, killing it if it runs."""
         with self._calls(), contextlib.suppress(sdk_errors.NotFound):
             self._client.api.remove_container(container.id, force=True, v=True)
+
+    def make_isolated_network(self, name: str, labels: Mapping[str, str]) -> None:
+        """Makes a network that nothing leaves, but for the way between its containers and this machine."""
+        apart = {"com.docker.network.bridge.enable_icc": "false"}
+        with self._calls():
+            if not self._client.networks.list(names=[f"^{name}$"]):
+                self._client.networks.create(name, driver="bridge", internal=True, labels=dict(labels), options=apart)
+
+    def remove_networks(self, labels: Mapping[str, str]) -> None:
+        """Removes the networks that were made with `labels`; no container may be in them."""
+        wanted = {"label": [f"{name}={value}" for name, value in labels.items()]}
+        with self._calls():
+            for network in self._client.networks.list(filters=wanted):
+                network.remove()
 
     def logs(
         self, container: ContainerFacts, *, lines: int | None, since: datetime | None, follow: bool
@@ -226,7 +254,7 @@ class Engine:
 
     def _pulled(self, name: str) -> ImageFacts:
         try:
-            return _image_facts(self._client.images.pull(*_repository_and_tag(name)))
+            return _image_facts(self._client.images.pull(*repository_and_tag(name)))
         except sdk_errors.APIError as error:
             raise ImageMissingError(name, f"it cannot be pulled: {_words(error)}") from error
 
@@ -283,8 +311,6 @@ def _innermost(error: BaseException) -> str:
 
 def _address(base_url: str) -> str:
     if base_url.startswith(_UNIX):
-        import os
-
         return os.environ.get("DOCKER_HOST", "unix:///var/run/docker.sock")
     return base_url
 
@@ -308,6 +334,10 @@ def _limits(spec: ContainerSpec) -> dict[str, Any]:
     return found
 
 
+def _isolated(spec: ContainerSpec) -> dict[str, str]:
+    return {ISOLATED_LABEL: "1"} if spec.isolated else {}
+
+
 def _devices(text: str) -> DeviceRequest:
     if text.startswith("device="):
         chosen = text.removeprefix("device=").split(",")
@@ -315,15 +345,6 @@ def _devices(text: str) -> DeviceRequest:
     if text != "all" and not text.isdigit():
         raise SettingsError(f'docker.gpus = {text!r} is not "all", a number, or "device=0,1"')
     return DeviceRequest(count=-1 if text == "all" else int(text), capabilities=[["gpu"]])
-
-
-def _repository_and_tag(name: str) -> tuple[str, str]:
-    """Returns what a pull is asked for: without a tag the engine would pull all that there are."""
-    if "@" in name:
-        repository, _, digest = name.partition("@")
-        return repository, digest
-    repository, colon, tag = name.rpartition(":")
-    return (repository, tag) if colon and "/" not in tag else (name, "latest")
 
 
 def _image_facts(image: Any) -> ImageFacts:
@@ -334,7 +355,8 @@ def _image_facts(image: Any) -> ImageFacts:
 
 
 def _container_facts(found: Any) -> ContainerFacts:
-    state, published = found["State"], found["NetworkSettings"].get("Ports") or {}
+    state = found["State"]
+    rest, grpc = (address_of(found, port) for port in (REST_PORT, GRPC_PORT))
     return ContainerFacts(
         id=str(found["Id"]),
         name=str(found["Name"]).lstrip("/"),
@@ -346,14 +368,11 @@ def _container_facts(found: Any) -> ContainerFacts:
         restarts=int(found.get("RestartCount", 0)),
         image_id=str(found["Image"]),
         labels=found["Config"].get("Labels") or {},
-        rest_address=_published(published.get(f"{REST_PORT}/tcp")),
-        grpc_address=_published(published.get(f"{GRPC_PORT}/tcp")),
+        rest_address=rest,
+        grpc_address=grpc,
         memory_limit=int(found["HostConfig"].get("Memory") or 0),
+        pid=int(state.get("Pid") or 0),
     )
-
-
-def _published(bindings: Any) -> tuple[str, int] | None:
-    return (str(bindings[0]["HostIp"]), int(bindings[0]["HostPort"])) if bindings else None
 
 
 def _death(event: Any) -> str:

@@ -53,6 +53,8 @@ class Launcher:
         """Makes and starts a container; one that did not become ready is left, stopped, for inspection."""
         name = self._options.container_name if role == SERVING_ROLE else f"{self._options.container_name}-{role}"
         published = (spec.rest_port, spec.grpc_port) if role == SERVING_ROLE else (0, 0)
+        if spec.isolated:
+            self._engine.make_isolated_network(spec.network, spec.labels)
         container = self._engine.create(spec, name=name, role=role, ports=published)
         try:
             self._engine.start(container)
@@ -198,7 +200,7 @@ class Launcher:
 
     def unseen_in_log(self, container: ContainerFacts, *, since: datetime) -> BasePathNotVisibleError | None:
         """Returns the error where the server says that a directory, which is there, is not."""
-        lines = self._engine.logs(container, lines=_LOG_LINES_TO_SEARCH, since=since, follow=False)
+        lines = list(self._engine.logs(container, lines=_LOG_LINES_TO_SEARCH, since=since, follow=False))
         words = next((line for line in lines if any(each in line for each in _NOT_SEEN)), None)
         if words is None:
             return None

@@ -7,6 +7,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from deployctl.domain.names import TargetName
 from deployctl.domain.serving import PullPolicy
@@ -23,6 +24,8 @@ PROJECT_LABEL = "io.deployctl.project"
 # What it was made from: another value means that a setting has changed.
 SPEC_LABEL = "io.deployctl.spec"
 ROLE_LABEL = "io.deployctl.role"
+# On containers that publish nothing and are reached at their own address.
+ISOLATED_LABEL = "io.deployctl.isolated"
 # On images of the embedded server, which has flags of its own.
 OURS_LABEL = "io.deployctl.model-server"
 
@@ -47,6 +50,7 @@ class DockerOptions:
         environment: "NAME=VALUE" each; so `log_options`.
         mounts: "SOURCE:PATH" each, read-only.
         stop_timeout_s: how long requests may take to finish when a container is replaced.
+        isolated: whether it has a network of its own that leads nowhere, instead of published ports.
     """
 
     target: TargetName
@@ -71,6 +75,7 @@ class DockerOptions:
     tmp_size: str = "64m"
     extra_args: tuple[str, ...] = ()
     stop_timeout_s: float = 15.0
+    isolated: bool = False
 
     @property
     def directory(self) -> Path:
@@ -121,6 +126,7 @@ class ContainerFacts:
         restarts: how often its restart policy has started it again.
         rest_address: host and port of the engine's machine, None where none is published now; so `grpc_address`.
         memory_limit: in bytes, 0 for none.
+        pid: of its first process, on the engine's machine; 0 where it does not run.
     """
 
     id: str
@@ -136,6 +142,7 @@ class ContainerFacts:
     rest_address: tuple[str, int] | None
     grpc_address: tuple[str, int] | None
     memory_limit: int
+    pid: int
 
     @property
     def running(self) -> bool:
@@ -177,6 +184,7 @@ class ContainerSpec:
     log_driver: str
     log_options: tuple[str, ...]
     tmp_size: str
+    isolated: bool = False
     labels: Mapping[str, str] = field(default_factory=dict)
 
     @property
@@ -207,11 +215,12 @@ def container_spec(options: DockerOptions, image: ImageFacts, *, default_user: s
         memory=options.memory,
         cpus=options.cpus,
         gpus=options.gpus,
-        network=options.network,
+        network=options.container_name if options.isolated else options.network,
         environment=options.environment,
         log_driver=options.log_driver,
         log_options=options.log_options,
         tmp_size=options.tmp_size,
+        isolated=options.isolated,
         labels=options.labels,
     )
 
@@ -239,6 +248,30 @@ def server_flags(options: DockerOptions, *, ours: bool) -> tuple[str, ...]:
 def named_values(pairs: tuple[str, ...]) -> dict[str, str]:
     """Returns "NAME=VALUE" texts by name."""
     return dict(_pair(pair, "=") for pair in pairs)
+
+
+def repository_and_tag(name: str) -> tuple[str, str]:
+    """Returns what a pull is asked for: without a tag the engine would pull all that there are."""
+    if "@" in name:
+        repository, _, digest = name.partition("@")
+        return repository, digest
+    repository, colon, tag = name.rpartition(":")
+    return (repository, tag) if colon and "/" not in tag else (name, "latest")
+
+
+def address_of(found: Mapping[str, Any], port: int) -> tuple[str, int] | None:
+    """Returns where a port of a container is reached: as published, or, isolated, at its own address.
+
+    Args:
+        found: what the engine says of the container, as `docker inspect`.
+        port: of the server, inside.
+    """
+    settings = found["NetworkSettings"]
+    if ISOLATED_LABEL in (found["Config"].get("Labels") or {}):
+        own = [str(each["IPAddress"]) for each in (settings.get("Networks") or {}).values() if each.get("IPAddress")]
+        return (own[0], port) if own else None
+    bindings = (settings.get("Ports") or {}).get(f"{port}/tcp")
+    return (str(bindings[0]["HostIp"]), int(bindings[0]["HostPort"])) if bindings else None
 
 
 def _pair(text: str, separator: str) -> tuple[str, str]:

@@ -6,6 +6,7 @@ import contextlib
 import os
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
 
@@ -114,6 +115,7 @@ class DockerRuntime(NetworkRuntime):
         """Stops and removes the container: it may finish its requests for `timeout_s` seconds, then it is killed."""
         found = self._engine().containers(self._options.labels)
         if not found:
+            self._remove_networks()
             return False
         self._make_directory()
         with self._lock("down", timeout_s=timeout_s):
@@ -122,6 +124,7 @@ class DockerRuntime(NetworkRuntime):
                 if container.running:
                     self._engine().stop(container, timeout_s=timeout_s)
                 self._engine().remove(container)
+            self._remove_networks()
             self._known = None
             self._disconnect()
             return any(container.running for container in found)
@@ -254,8 +257,18 @@ class DockerRuntime(NetworkRuntime):
         except OSError as error:
             raise StorageError(f"cannot make {self._models_file.parent}: {error.strerror}") from error
 
+    def _remove_networks(self) -> None:
+        if self._options.isolated:
+            self._engine().remove_networks(self._options.labels)
+
     def _spec(self) -> ContainerSpec:
         options = self._options
+        if options.isolated and not self._engine().reaches_containers:
+            self._announce(
+                f"{self._target}: the Docker engine at {self._engine().address} has its containers where this machine "
+                f"does not reach them; the server is not cut off from the network"
+            )
+            options = replace(options, isolated=False)
         image = self._engine().image(options.image, options.pull)
         return container_spec(options, image, default_user=default_user(image))
 
@@ -334,6 +347,8 @@ class DockerRuntime(NetworkRuntime):
             max(0.0, (datetime.now(UTC) - datetime.fromisoformat(container.started_at)).total_seconds())
         )
         detail["restarts"] = str(container.restarts)
+        if self._options.isolated and (pid := innermost_process(container.pid)):
+            detail["pid"] = str(pid)
         with contextlib.suppress(EngineError):
             limit = f" of {size(container.memory_limit)}" if container.memory_limit else ""
             detail["memory"] = f"{size(self._engine().memory_bytes(container))}{limit}"
@@ -350,6 +365,19 @@ def default_user(image: ImageFacts) -> str:
     if os.geteuid():
         return f"{os.geteuid()}:{os.getegid()}"
     return _NOBODY if image.user.partition(":")[0] in {"", "0", "root"} else image.user
+
+
+def innermost_process(pid: int) -> int:
+    """Returns the server's own process below a container's first one, which is the engine's init; 0 for none."""
+    while pid:
+        try:
+            children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+        except OSError:
+            return 0
+        if not children:
+            return pid
+        pid = int(children[0])
+    return 0
 
 
 def _serving(found: list[ContainerFacts], spec: ContainerSpec) -> ContainerFacts | None:

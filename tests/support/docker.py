@@ -31,6 +31,7 @@ from deployctl.domain.names import TargetName
 from deployctl.serving.docker_options import DockerOptions
 from tests.support.model_server import ROOT
 from tests.support.serving import Place
+from tests.support.workspace import Workspace
 
 if TYPE_CHECKING:
     from deployctl.serving.docker_runtime import DockerRuntime
@@ -123,6 +124,23 @@ def docker_place(tmp_path: Path, serving_image: str) -> Iterator[DockerPlace]:
         make().down(timeout_s=2)
     for runtime in made:
         runtime.close()
+
+
+@pytest.fixture
+def docker_workspace(tmp_path: Path, serving_image: str) -> Iterator[Callable[..., Workspace]]:
+    """Makes workspaces whose target `local` is a container; `docker` are lines of its table of that name."""
+    made: list[Workspace] = []
+    let_in(tmp_path)
+
+    def make(*, gates: str = "[]", repository: str = "", docker: str = "", settings: str = "") -> Workspace:
+        lines = f'runtime = "docker"\nimage = "{serving_image}"\nrest_port = 0\ngrpc_port = 0\ngates = {gates}\n'
+        text = f"{repository}[targets.local]\n{lines}{settings}[targets.local.docker]\n{docker}"
+        made.append(Workspace.make(tmp_path / f"work{len(made)}", targets=text))
+        return made[-1]
+
+    yield make
+    for workspace in made:
+        workspace.run("down", "local", "--timeout", "2s")
 
 
 def let_in(directory: Path) -> None:

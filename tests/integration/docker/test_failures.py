@@ -1,0 +1,124 @@
+"""What goes wrong around a container is said in words, and nothing that serves is taken away."""
+
+from __future__ import annotations
+
+import re
+import socket
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from deployctl.domain.serving import PullPolicy, ServingConfig
+from deployctl.errors import (
+    ImageMissingError,
+    PortTakenError,
+    ServerExitedError,
+    ServerOutOfMemoryError,
+    SettingsError,
+)
+from deployctl.serving.docker import Engine
+from deployctl.serving.docker_options import PROJECT_LABEL
+from tests.support.docker import DockerPlace
+from tests.support.serving import HALF_PLUS_TWO, TIMEOUT_S, answer, spec
+from tests.support.workspace import Workspace, ask
+
+pytestmark = [pytest.mark.docker, pytest.mark.tensorflow, pytest.mark.xdist_group("docker")]
+
+
+def test_an_engine_that_does_not_answer_is_told_with_its_address(
+    docker_workspace: Callable[..., Workspace], tmp_path: Path
+) -> None:
+    workspace = docker_workspace()
+    workspace.publish("half", HALF_PLUS_TWO)
+    workspace.ok("up")
+    workspace.ok("promote", "half@1")
+    rest = workspace.rest()
+    away = {"DOCKER_HOST": f"unix://{tmp_path}/no.sock"}
+
+    words = workspace.fails(10, "promote", "half@1", environment=away, hint="docker info")
+
+    assert f"{tmp_path}/no.sock does not answer" in words
+    assert ask(rest, "half") == 3.0
+
+
+def test_an_image_that_is_not_there_changes_nothing(docker_place: DockerPlace) -> None:
+    absent = docker_place.changed(image="deployctl/no-such-image:1", pull=PullPolicy.NEVER)
+
+    with pytest.raises(ImageMissingError, match=re.escape("deployctl/no-such-image:1")) as raised:
+        absent.up(ServingConfig(), timeout_s=TIMEOUT_S)
+
+    assert raised.value.exit_code == 9
+    assert raised.value.hint == "docker pull deployctl/no-such-image:1"
+    absent.close()
+
+
+def test_a_port_that_another_program_holds_is_named(docker_place: DockerPlace) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        wanted = docker_place.changed(rest_port=port)
+
+        with pytest.raises(PortTakenError, match=str(port)):
+            wanted.up(ServingConfig(), timeout_s=TIMEOUT_S)
+
+    wanted.up(ServingConfig(), timeout_s=TIMEOUT_S)
+    wanted.close()
+
+
+def test_a_container_that_ends_at_its_start_is_kept_with_its_words(docker_place: DockerPlace) -> None:
+    wrong = docker_place.changed(extra_args=("--no_such_flag=1",))
+
+    with pytest.raises(ServerExitedError, match="no_such_flag") as raised:
+        wrong.up(ServingConfig(), timeout_s=TIMEOUT_S)
+
+    assert raised.value.status != 0
+    assert "no_such_flag" in "".join(list(wrong.logs(lines=None, since_s=None, follow=False)))
+    docker_place.runtime.up(ServingConfig(), timeout_s=TIMEOUT_S)
+    wrong.close()
+
+
+def test_a_limit_that_is_too_small_is_told_as_such(docker_place: DockerPlace) -> None:
+    small = docker_place.changed(memory="24m")
+
+    with pytest.raises(ServerOutOfMemoryError, match="24 MiB") as raised:
+        small.up(ServingConfig(), timeout_s=TIMEOUT_S)
+
+    assert "targets.local.docker.memory" in str(raised.value.hint)
+    small.close()
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"), [("cpus", "many"), ("gpus", "some"), ("environment", ("A",)), ("memory", "4 gigs")]
+)
+def test_a_setting_that_is_not_understood_is_named(docker_place: DockerPlace, setting: str, value: object) -> None:
+    odd = docker_place.changed(**{setting: value})
+
+    with pytest.raises(SettingsError):
+        odd.up(ServingConfig(), timeout_s=TIMEOUT_S)
+
+    odd.close()
+
+
+def test_an_isolated_server_reaches_nothing_and_leaves_no_network(
+    docker_place: DockerPlace, docker_engine: Any
+) -> None:
+    docker_place.add(HALF_PLUS_TWO, "m", 1)
+    apart = docker_place.changed(isolated=True)
+    apart.up(docker_place.config("m", 1, stable=1), timeout_s=TIMEOUT_S)
+    engine = Engine()
+    (found,) = engine.containers(docker_place.options.labels)
+
+    assert answer(apart, spec("m", label="stable"), grpc=False) == 3.0
+    assert answer(apart, spec("m", label="stable"), grpc=True) == 3.0
+    wanted = {"label": f"{PROJECT_LABEL}={docker_place.options.project}"}
+    (network,) = docker_engine.networks.list(filters=wanted)
+    # The engine drops what comes from such a network and is not for this machine.
+    assert network.attrs["Internal"]
+    inside = docker_engine.containers.get(found.id).attrs
+    assert list(inside["NetworkSettings"]["Networks"]) == [network.name]
+    assert not any(inside["NetworkSettings"]["Ports"].values())
+    apart.down(timeout_s=5)
+    assert docker_engine.networks.list(filters=wanted) == []
+    engine.close()
+    apart.close()
