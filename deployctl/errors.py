@@ -28,6 +28,7 @@
     ├── ManifestError                   exit 1: a published version disagrees with its manifest
     ├── VersionNumbersExhaustedError    exit 1
     ├── VersionTakenError               exit 1
+    ├── NotSignedError                  exit 1: the bytes are published already, unsigned
     ├── GateRefusedError                exit 3
     │   └── QuarantinedError
     ├── TimedOutError                   exit 4: outcome unknown
@@ -233,6 +234,17 @@ class VersionTakenError(DeployctlError):
     def __init__(self, model: str, version: int, where: str) -> None:
         super().__init__(f"{model} has something else under {version} already in {where}", hint="deployctl copy --help")
         self.model, self.version = model, version
+
+
+class NotSignedError(DeployctlError):
+    """The export was to be published signed, and a version that is not signed has the same bytes."""
+
+    def __init__(self, version: str, export: str) -> None:
+        super().__init__(
+            f"{version} has the same bytes as {export} and is not signed; --new-version publishes them again, signed",
+            hint="deployctl publish --help",
+        )
+        self.version = version
 
 
 class GateRefusedError(DeployctlError):

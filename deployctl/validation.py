@@ -105,7 +105,16 @@ class GateMaker:
         def verify(manifest: Manifest) -> Sequence[FileProblem]:
             return self.deployment.repository.verify(manifest, self.deployment.context.observer)
 
-        return IntegrityGate(verify)
+        return IntegrityGate(verify, self._signature_check())
+
+    def _signature_check(self) -> Callable[[Manifest], str] | None:
+        settings = self.target.gate.integrity
+        if not settings.public_keys and not settings.certificates:
+            return None
+        from deployctl.signing import Trust
+
+        keys, certificates = (tuple(map(self._path, each)) for each in (settings.public_keys, settings.certificates))
+        return Trust(keys, certificates).problem
 
     def _signature(self) -> Gate:
         from deployctl.gates.signature import SignatureGate

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -67,6 +68,13 @@ def publish(
     warmup: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Golden records that servers replay when they load it.")
     ] = None,
+    sign: Annotated[
+        Path | None, typer.Option(metavar="KEY", help="Sign the files with this private key, in PEM, on a NIST curve.")
+    ] = None,
+    sign_certificate: Annotated[
+        list[Path] | None,
+        typer.Option(metavar="FILE", help="The key's certificate, then those that it leads to; repeatable."),
+    ] = None,
     reason: ReasonOption = "",
     dry_run: DryRunOption = False,
     output: OutputOption = Output.TABLE,
@@ -86,6 +94,13 @@ def publish(
 
     if numbering not in tuple(Numbering):
         raise UsageError(f"--numbering {numbering!r} is neither 'sequential' nor 'timestamp'")
+    if sign_certificate and sign is None:
+        raise UsageError(f"--sign-certificate {sign_certificate[0]} is for --sign KEY")
+    signer = None
+    if sign is not None:
+        from deployctl.signing import SigningKey
+
+        signer = SigningKey(sign, tuple(sign_certificate or ())).signer()
     source = ExportSource(export)
     provenance = Provenance(
         source=source.location,
@@ -111,6 +126,7 @@ def publish(
                 allow_duplicate=new_version,
                 reason=reason,
                 dry_run=dry_run,
+                sign=signer,
             )
         )
     if output is Output.JSON:
@@ -240,6 +256,7 @@ def show(
             "datasets": " ".join(f"{name}={value}" for name, value in provenance.datasets.items()),
             "metrics": " ".join(f"{name}={value:g}" for name, value in provenance.metrics.items()),
             "tags": " ".join(f"{name}={value}" for name, value in provenance.tags.items()),
+            "signed": _signed_by(manifest.signature),
             "written by": " ".join(f"{name} {version}" for name, version in manifest.frameworks.items()),
         }
         for name, text in facts.items():
@@ -250,6 +267,15 @@ def show(
     graph = detail.saved_model.tagged("serve")
     if graph is not None:
         write_signatures(graph.callable_signatures)
+
+
+def _signed_by(signature: Mapping[str, Any] | None) -> str:
+    """Returns how a version is signed, which says nothing of whether the signature counts."""
+    if signature is None:
+        return ""
+    material = signature.get("verificationMaterial")
+    with_certificate = isinstance(material, dict) and "x509CertificateChain" in material
+    return "with a certificate" if with_certificate else "with a key"
 
 
 def diff(

@@ -13,6 +13,22 @@ DEFAULT_ADVISORY_GATES = ("compatibility",)
 
 
 @dataclass(frozen=True, slots=True)
+class IntegrityGateSettings:
+    """The gate `integrity`."""
+
+    public_keys: tuple[str, ...] = setting(
+        "Public keys in PEM, one of which must have signed a version; relative to the settings file. With neither "
+        "these nor `certificates`, versions need not be signed.",
+        default=(),
+    )
+    certificates: tuple[str, ...] = setting(
+        "Certificates of authorities in PEM, under one of which the signer's must be, where none of `public_keys` "
+        "signed; relative to the settings file.",
+        default=(),
+    )
+
+
+@dataclass(frozen=True, slots=True)
 class SignatureGateSettings:
     """The gate `signature`."""
 
@@ -97,6 +113,7 @@ class GateSettings:
     """What gates are held to."""
 
     options: tuple[str, ...] = setting("Settings of gates of third parties, each GATE.KEY=VALUE.", default=())
+    integrity: IntegrityGateSettings = field(default_factory=IntegrityGateSettings)
     signature: SignatureGateSettings = field(default_factory=SignatureGateSettings)
     compatibility: CompatibilityGateSettings = field(default_factory=CompatibilityGateSettings)
     ops: OpsGateSettings = field(default_factory=OpsGateSettings)

@@ -64,6 +64,7 @@ class Manifest:
         frameworks: version by framework name, e.g. {"tensorflow": "2.21.0"}.
         published_at: aware, UTC.
         published_by: "user@host", and the CI job where there is one.
+        signature: OpenSSF model signature of the files, a Sigstore bundle as JSON values; None where nobody signed.
     """
 
     model: ModelName
@@ -74,6 +75,7 @@ class Manifest:
     provenance: Provenance
     published_at: datetime
     published_by: str
+    signature: Mapping[str, Any] | None = None
 
     @property
     def digest(self) -> Digest:
@@ -97,7 +99,7 @@ def content_digest(files: Iterable[FileEntry]) -> Digest:
 def to_json(manifest: Manifest) -> str:
     """Returns the manifest as the text of manifest.json; `from_json` gives the same manifest back."""
     provenance = manifest.provenance
-    document = {
+    document: dict[str, Any] = {
         "schema": MANIFEST_SCHEMA,
         "model": manifest.model,
         "version": manifest.version,
@@ -117,6 +119,8 @@ def to_json(manifest: Manifest) -> str:
             "tags": dict(provenance.tags),
         },
     }
+    if manifest.signature is not None:
+        document["signature"] = dict(manifest.signature)
     return json.dumps(document, indent=1, sort_keys=True, ensure_ascii=True) + "\n"
 
 
@@ -195,6 +199,10 @@ def parse_time(text: str) -> datetime:
     return datetime.fromisoformat(text).astimezone(UTC)
 
 
+def _object(value: Any) -> Mapping[str, Any] | None:
+    return None if value is None else dict(value)
+
+
 def _from_document(document: Mapping[str, Any]) -> Manifest:
     provenance = document["provenance"]
     files = tuple(sorted(FileEntry(entry["path"], entry["size"], entry["sha256"]) for entry in document["files"]))
@@ -215,4 +223,5 @@ def _from_document(document: Mapping[str, Any]) -> Manifest:
         ),
         published_at=parse_time(document["published_at"]),
         published_by=document["published_by"],
+        signature=_object(document.get("signature")),
     )

@@ -20,14 +20,21 @@ class IntegrityGate(Gate):
 
     Args:
         verify: gives the files that disagree; () when every byte is right.
+        signature_problem: says why the signature of the files does not count, "" where it does; None where none is
+            required. An export is signed when it is published, so it is asked for published versions only.
     """
 
     name = "integrity"
     needs_whole = False
     reuse = Reuse.NEVER
 
-    def __init__(self, verify: Callable[[Manifest], Sequence[FileProblem]]) -> None:
+    def __init__(
+        self,
+        verify: Callable[[Manifest], Sequence[FileProblem]],
+        signature_problem: Callable[[Manifest], str] | None = None,
+    ) -> None:
         self._verify = verify
+        self._signature_problem = signature_problem
 
     def judge(self, candidate: Candidate) -> Verdict:
         """Returns FAILED with one problem for each file; an export without manifest is only looked through."""
@@ -39,7 +46,10 @@ class IntegrityGate(Gate):
             shown = tuple(problems[:_SHOWN])
             more = {"more_problems": len(problems) - _SHOWN} if len(problems) > _SHOWN else {}
             return Verdict(Outcome.FAILED, problems[0], shown, more)
-        return Verdict(Outcome.PASSED, "ok" if version.manifest else "whole; no manifest", evidence=_amount(candidate))
+        evidence = _amount(candidate)
+        if self._signature_problem is not None and version.published:
+            return Verdict(Outcome.PASSED, "ok, signed", evidence=evidence | {"signature": "trusted"})
+        return Verdict(Outcome.PASSED, "ok" if version.manifest else "whole; no manifest", evidence=evidence)
 
     def _of_the_bytes(self, candidate: Candidate) -> Iterator[str]:
         version = candidate.version
@@ -48,6 +58,11 @@ class IntegrityGate(Gate):
                 yield f"{each.path} is {each.problem}"
         else:
             yield from (str(refused) for _, refused in sorted(scan(version.path).refused.items()))
+        if self._signature_problem is not None and version.published:
+            manifest = version.manifest
+            problem = self._signature_problem(manifest) if manifest else "the version has no manifest, so no signature"
+            if problem:
+                yield problem
 
 
 def _amount(candidate: Candidate) -> dict[str, Any]:

@@ -57,6 +57,7 @@ class Version:
         saved_model: None where it cannot be read, for the reason that is the `problem`.
         digest: None for an export.
         problem: why it cannot be loaded whole, None where it can.
+        published: False for an export.
     """
 
     name: str
@@ -65,6 +66,7 @@ class Version:
     manifest: Manifest | None = None
     digest: Digest | None = None
     problem: InvalidModelError | None = None
+    published: bool = True
 
     @property
     def served(self) -> MetaGraph | None:

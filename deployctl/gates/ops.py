@@ -10,6 +10,8 @@ from typing import Any
 from deployctl.domain.saved_model import MetaGraph
 from deployctl.gates.interface import Candidate, Gate, Outcome, Verdict
 
+# How many new ops the report for people names.
+_NAMED = 8
 # What a served model has no business with: files by name, Python code, writing to the server's log.
 DENIED = frozenset(
     {
@@ -151,8 +153,14 @@ def _notes(candidate: Candidate, evidence: Mapping[str, Any]) -> str:
     if evidence["varying"]:
         notes += f", answers may vary ({', '.join(evidence['varying'])})"
     if evidence["new"] and candidate.serving:
-        notes += f", {len(evidence['new'])} ops are new since {candidate.serving.name}"
+        notes += f", new since {candidate.serving.name}: {_few(evidence['new'])}"
     return notes
+
+
+def _few(ops: Sequence[str]) -> str:
+    """Returns the first ops by name and how many follow; all of them are evidence."""
+    more = f" and {len(ops) - _NAMED} more" if len(ops) > _NAMED else ""
+    return ", ".join(ops[:_NAMED]) + more
 
 
 def _new_ops(graph: MetaGraph, candidate: Candidate) -> list[str]:

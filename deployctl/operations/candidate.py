@@ -30,7 +30,7 @@ def of_export(reader: SavedModelReader, path: Path, *, whole: bool = True) -> Ve
     if not path.exists():
         raise NotFoundError(f"there is no export {path}", hint=f"ls -l {path.parent}")
     model, problem = _read(reader, path, whole=whole)
-    return Version(str(path), path, model, problem=problem)
+    return Version(str(path), path, model, problem=problem, published=False)
 
 
 def of_version(

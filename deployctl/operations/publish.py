@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from deployctl.domain.event import EventKind
-from deployctl.domain.manifest import Manifest, Provenance, to_json
+from deployctl.domain.manifest import FileEntry, Manifest, Provenance, to_json
 from deployctl.domain.names import Digest, ModelName, VersionNumber
 from deployctl.domain.operation import OperationRequest, OperationState, Phase
 from deployctl.domain.saved_model import SERVE_TAG, MetaGraph
-from deployctl.errors import NoServeMetaGraphError, NoSignatureError
+from deployctl.errors import NoServeMetaGraphError, NoSignatureError, NotSignedError
 from deployctl.lineage.interface import LineageStore, RunningOperation
 from deployctl.operations.context import Context
 from deployctl.operations.holds import check_not_quarantined
@@ -29,6 +30,7 @@ class PublishRequest:
     Attributes:
         export: a SavedModel directory.
         allow_duplicate: whether bytes that a version already has become another version.
+        sign: makes the signature of the files, None to publish unsigned.
         dry_run: check everything that can be checked without copying.
     """
 
@@ -39,6 +41,7 @@ class PublishRequest:
     allow_duplicate: bool = False
     reason: str = ""
     dry_run: bool = False
+    sign: Callable[[ModelName, Sequence[FileEntry]], Mapping[str, Any]] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +79,7 @@ class Publish:
             InvalidModelError: the export is not one that a server could serve; each reason is a subclass.
             QuarantinedError: its bytes are not to be served.
             DiskFullError: there is no room.
+            NotSignedError: it is to be signed, and an unsigned version has the same bytes.
             StorageError, DatabaseError: the repository or the lineage database is unavailable; the database is
                 asked first, so that nothing is published that could not be recorded.
         """
@@ -104,6 +108,7 @@ class Publish:
 
     def _publish(self, request: PublishRequest, graph: MetaGraph, running: RunningOperation) -> Committed:
         with self.repository.stage(request.model, request.export, self.context.observer) as staged:
+            signature = request.sign(request.model, staged.files) if request.sign else None
 
             def describe(version: VersionNumber) -> Manifest:
                 return Manifest(
@@ -115,6 +120,7 @@ class Publish:
                     provenance=request.provenance,
                     published_at=self.context.clock.now(),
                     published_by=str(self.context.actor),
+                    signature=signature,
                 )
 
             check_not_quarantined(self.lineage.quarantine(staged.digest), str(request.export))
@@ -124,6 +130,8 @@ class Publish:
             )
         running.enter(Phase.RECORD)
         record_version(self.lineage, self.context, committed.manifest, reason=request.reason)
+        if signature is not None and committed.manifest.signature is None:
+            raise NotSignedError(f"{request.model}@{committed.manifest.version}", str(request.export))
         return committed
 
     def _name_interrupted(self, model: ModelName) -> None:

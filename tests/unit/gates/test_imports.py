@@ -10,6 +10,7 @@ from tests.support.models import ROOT
 from tests.support.workspace import HALF_PLUS_TWO
 
 HEAVY = {"tensorflow", "keras", "numpy", "grpc", "sqlalchemy", "alembic", "boto3", "docker"}
+HEAVY |= {"model_signing", "cryptography", "pydantic"}
 CODE = """
 import sys
 from deployctl.cli.app import app

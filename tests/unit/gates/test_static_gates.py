@@ -160,7 +160,7 @@ def test_a_target_may_deny_more_and_allow_more() -> None:
 def test_ops_that_are_new_and_ops_whose_answers_vary_are_noted() -> None:
     after = version(graph_ops={"Placeholder": 1, "RandomUniform": 1, "VarHandleOp": 1}, name="half@2")
     verdict = OpsGate().judge(Candidate(after, None, version()))
-    assert verdict.summary == "ok, answers may vary (RandomUniform), 2 ops are new since half@1"
+    assert verdict.summary == "ok, answers may vary (RandomUniform), new since half@1: RandomUniform, VarHandleOp"
     assert verdict.evidence["varying"] == ["RandomUniform"]
     assert verdict.evidence["new"] == ["RandomUniform", "VarHandleOp"]
 
