@@ -179,7 +179,7 @@ def freeze(
     path: Annotated[Path, typer.Argument(help="SavedModel of TensorFlow 1 or 2, checkpoint or Keras model.")],
     ending: Ending,
     signature: Annotated[str | None, typer.Option(help="Keep only this signature of a SavedModel.")] = None,
-    tags: options.TagsOption = "serve",
+    tags: options.TagsOption = None,
     inputs: options.InputsOption = None,
     outputs: options.OutputsOption = None,
     builder: options.BuilderOption = None,
@@ -216,7 +216,7 @@ def tflite(
         int, typer.Option(min=0, help="Rows that the file always takes at once; default: any number.")
     ] = 0,
     signature: Annotated[str | None, typer.Option(help="Which signature of a SavedModel.")] = None,
-    tags: options.TagsOption = "serve",
+    tags: options.TagsOption = None,
 ) -> None:
     """Convert a model to TFLite; its answers are compared in the TFLite interpreter."""
     if representative is not None and quantize is not Quantization.INT8:
@@ -251,7 +251,7 @@ def onnx(
     path: Annotated[Path, typer.Argument(help="SavedModel, Keras model, frozen graph or checkpoint.")],
     ending: Ending,
     signature: Annotated[str | None, typer.Option(help="Which signature of a SavedModel.")] = None,
-    tags: options.TagsOption = "serve",
+    tags: options.TagsOption = None,
 ) -> None:
     """Convert a model to ONNX, with tf2onnx, which has to be installed."""
     convert_and_tell(context, ending, {stem(path): path}, result="onnx", source_signature=signature, tags=tags)
@@ -328,7 +328,7 @@ def signatures(
     context: typer.Context,
     path: Annotated[Path, typer.Argument(help="SavedModel directory.")],
     ending: Ending,
-    tags: options.TagsOption = "serve",
+    tags: options.TagsOption = None,
     rename: Annotated[
         list[str] | None, typer.Option(metavar="OLD=NEW", help="Another name for a signature; repeatable.")
     ] = None,

@@ -13,6 +13,7 @@ import typer
 
 from deployctl.cli import completion
 from deployctl.cli.options import Output, OutputOption, ReasonOption, TimeoutOption
+from deployctl.domain.saved_model import SERVE_TAG
 from deployctl.errors import UsageError
 
 OutOption = Annotated[
@@ -52,7 +53,10 @@ LambdaOption = Annotated[
     list[str] | None,
     typer.Option(metavar="LAYER", help="Run the code of this Lambda layer, which is in the file; repeatable."),
 ]
-TagsOption = Annotated[str, typer.Option(metavar="TAGS", help="MetaGraph to take, with commas between its tags.")]
+TagsOption = Annotated[
+    list[str] | None,
+    typer.Option(metavar="TAGS", help="The one MetaGraph to take, with commas between its tags; default: serve."),
+]
 SignatureOption = Annotated[str, typer.Option(help="Name of the result's signature.")]
 RenameInputOption = Annotated[
     list[str] | None, typer.Option("--rename-input", metavar="OLD=NEW", help="Another name for an input; repeatable.")
@@ -137,6 +141,21 @@ def with_ending(command: Callable[..., None]) -> Callable[..., None]:
     converting.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     converting.__annotations__ = {each.name: each.annotation for each in parameters}
     return converting
+
+
+def one_meta_graph(words: Sequence[str] | None, path: Path) -> tuple[str, ...]:
+    """Returns the tags of the MetaGraph that `--tags` names, those of the one that is served by default.
+
+    Raises:
+        UsageError: it names several; TensorFlow 2 writes one.
+    """
+    if words is not None and len(words) > 1:
+        named = " and ".join(words)
+        raise UsageError(
+            f"--tags names the MetaGraphs {named}, and a result has one; publish keeps all that an export has",
+            hint=f"deployctl publish {path} --model MODEL",
+        )
+    return tuple(words[0].split(",")) if words else (SERVE_TAG,)
 
 
 def renames(option: str, words: Sequence[str] | None) -> dict[str, str]:

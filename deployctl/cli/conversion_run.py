@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from deployctl.cli.conversion_options import Ending, own
+from deployctl.cli.conversion_options import Ending, one_meta_graph, own
 from deployctl.cli.options import Output, session
 from deployctl.cli.render import size, write, write_json
 from deployctl.errors import UsageError
@@ -121,7 +121,7 @@ def _source(name: str, path: Path, kinds: tuple[str, ...] | None, about: Mapping
         kind=source.kind.value,
         inputs=own(name, about["inputs"] or {}),
         outputs=own(name, about["outputs"] or {}),
-        tags=tuple((about["tags"] or "serve").split(",")),
+        tags=one_meta_graph(about["tags"], path),
         signature=about["source_signature"],
         builder=about["builder"],
     )

@@ -20,7 +20,8 @@ import pytest
 
 from deployctl.client import Client
 from tests.support.build_sources import WORDS
-from tests.support.workspace import HALF_PLUS_TWO, Workspace
+from tests.support.closed_loop import ClosedLoop
+from tests.support.workspace import HALF_PLUS_THREE, HALF_PLUS_TWO, Workspace
 
 pytestmark = [pytest.mark.tensorflow, pytest.mark.xdist_group("articles")]
 
@@ -270,24 +271,39 @@ def test_c5_a_keras_model_becomes_a_tflite_file_that_runs(place: Place, tmp_path
     assert answer["shapes"] == {"ground": [1, 13], "weather": [1, 4]}
 
 
+def states(place: Place, model: str) -> dict[str, str]:
+    """What the server says of each version of `model`."""
+    with urllib.request.urlopen(f"{place.rest_url}/v1/models/{model}", timeout=30) as response:
+        return {each["version"]: each["state"] for each in json.load(response)["model_version_status"]}
+
+
 def test_d1_a_new_version_is_loaded_beside_the_old_one_and_then_served(place: Place) -> None:
-    place.workspace.publish("half", HALF_PLUS_TWO)
+    place.workspace.publish("half", HALF_PLUS_TWO, HALF_PLUS_THREE)
     place.workspace.ok("promote", "half@1")
+    assert states(place, "half") == {"1": "AVAILABLE"}
 
-    url = f"{place.rest_url}/v1/models/half"
-    with urllib.request.urlopen(url, timeout=30) as response:
-        (state,) = json.load(response)["model_version_status"]
-    assert (state["version"], state["state"]) == ("1", "AVAILABLE")
+    with ClosedLoop(place.rest_url, "/v1/models/half/labels/stable:predict").running() as client:
+        place.workspace.ok("promote", "half@2")
+
+    assert client.failures == []
+    assert client.answers[3.0] > 0
+    assert place.rest.predict("half", {"x": [2.0]}, label="stable")["y"].tolist() == [4.0]
 
 
-def test_d2_the_old_version_is_kept_until_the_new_one_serves(place: Place) -> None:
-    place.workspace.publish("kept", HALF_PLUS_TWO, Path(place.source("training_and_serving")))
-    place.workspace.ok("promote", "kept@1")
-    place.workspace.ok("promote", "kept@2")
+def test_d2_the_old_version_is_kept_until_the_new_one_serves_or_is_let_go_before(place: Place) -> None:
+    place.workspace.publish("kept", HALF_PLUS_TWO, HALF_PLUS_THREE)
+    place.workspace.publish("tight", HALF_PLUS_TWO, HALF_PLUS_THREE)
+    place.workspace.environment["DEPLOYCTL_TARGETS_LOCAL_RESOURCE_PRESERVING"] = "tight"
+    evidence = {}
+    for model in ("kept", "tight"):
+        place.workspace.ok("promote", f"{model}@1")
+        place.workspace.ok("promote", f"{model}@2")
+        evidence[model] = place.workspace.json("history", model)["events"][0]["data"]["evidence"]
 
-    with urllib.request.urlopen(f"{place.rest_url}/v1/models/kept", timeout=30) as response:
-        states = {each["version"]: each["state"] for each in json.load(response)["model_version_status"]}
-    assert states == {"1": "AVAILABLE", "2": "AVAILABLE"}
+    assert states(place, "kept") == {"1": "AVAILABLE", "2": "AVAILABLE"}
+    assert states(place, "tight") == {"1": "END", "2": "AVAILABLE"}
+    assert "gap_s" not in evidence["kept"]
+    assert 0 < evidence["tight"]["gap_s"] < 60
 
 
 def test_d3_classify_regress_and_predict_are_all_called(place: Place) -> None:

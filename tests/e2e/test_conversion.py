@@ -44,6 +44,11 @@ def written(place: Workspace) -> set[str]:
         (("checkpoint", "{trained.ckpt}", "--outputs", "y"), 2, "--outputs 'y' is not NAME=NAME"),
         (("signatures", "{training_and_serving}", "--merge", "x=y"), 2, "--merge 'x=y' is not NEW=NAME,NAME"),
         (("keras", "{planet.h5}", "--publish", "no/name"), 2, "cannot name a model"),
+        (
+            ("signatures", "{training_and_serving}", "--tags", "train", "--tags", "serve"),
+            2,
+            "--tags names the MetaGraphs train and serve, and a result has one",
+        ),
     ],
 )
 def test_wrong_words_and_files_are_told_before_tensorflow_is_started(
