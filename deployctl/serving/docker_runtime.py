@@ -43,6 +43,7 @@ from deployctl.serving.docker_options import (
     ImageFacts,
     container_spec,
 )
+from deployctl.serving.docker_process import innermost_process, memory_held
 from deployctl.serving.network import NetworkRuntime
 from deployctl.serving.server_log import ago
 
@@ -347,11 +348,12 @@ class DockerRuntime(NetworkRuntime):
             max(0.0, (datetime.now(UTC) - datetime.fromisoformat(container.started_at)).total_seconds())
         )
         detail["restarts"] = str(container.restarts)
-        if self._options.isolated and (pid := innermost_process(container.pid)):
+        if self._options.isolated and (pid := innermost_process(container)):
             detail["pid"] = str(pid)
         with contextlib.suppress(EngineError):
             limit = f" of {size(container.memory_limit)}" if container.memory_limit else ""
-            detail["memory"] = f"{size(self._engine().memory_bytes(container))}{limit}"
+            held = memory_held(container)
+            detail["memory"] = f"{size(self._engine().memory_bytes(container) if held is None else held)}{limit}"
         return detail
 
     def _endpoints(self) -> Endpoints:
@@ -365,19 +367,6 @@ def default_user(image: ImageFacts) -> str:
     if os.geteuid():
         return f"{os.geteuid()}:{os.getegid()}"
     return _NOBODY if image.user.partition(":")[0] in {"", "0", "root"} else image.user
-
-
-def innermost_process(pid: int) -> int:
-    """Returns the server's own process below a container's first one, which is the engine's init; 0 for none."""
-    while pid:
-        try:
-            children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-        except OSError:
-            return 0
-        if not children:
-            return pid
-        pid = int(children[0])
-    return 0
 
 
 def _serving(found: list[ContainerFacts], spec: ContainerSpec) -> ContainerFacts | None:

@@ -10,7 +10,9 @@ import pytest
 
 from deployctl.domain.serving import ServerCondition, ServingConfig
 from deployctl.errors import ServerExitedError, ServerUnhealthyError
+from deployctl.serving.docker import Engine
 from deployctl.serving.docker_options import PROJECT_LABEL, ROLE_LABEL
+from deployctl.serving.docker_process import memory_held
 from deployctl.serving.docker_runtime import DockerRuntime
 from deployctl.serving.ports import free_ports
 from tests.support.docker import DockerPlace
@@ -194,6 +196,15 @@ def test_the_server_runs_without_rights_and_cannot_write(
     assert found["HostConfig"]["Init"]
     assert found["HostConfig"]["RestartPolicy"]["Name"] == "unless-stopped"
     assert not any(mount["RW"] for mount in found["Mounts"])
+
+
+def test_its_memory_is_what_the_engine_says(docker_place: DockerPlace, live: ServingConfig) -> None:
+    engine = Engine()
+    (found,) = engine.containers(docker_place.options.labels)
+
+    assert memory_held(found) == pytest.approx(engine.memory_bytes(found), rel=0.1)
+
+    engine.close()
 
 
 def _pid(container: Any) -> int:
