@@ -45,7 +45,7 @@ def call(module: str, request: Mapping[str, Any], *, timeout_s: float) -> dict[s
 
 def _started(module: str, log: BinaryIO) -> subprocess.Popen[bytes]:
     return subprocess.Popen(
-        [sys.executable, "-P", "-m", module],
+        [sys.executable, "-P", "-m", module, str(os.getpid())],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=log,

@@ -1,4 +1,4 @@
-"""The child process: `python -m deployctl.convert.worker` reads one request from stdin and answers on stdout.
+"""The child process: `python -m deployctl.convert.worker PARENT` reads one request from stdin and answers on stdout.
 
 Whatever TensorFlow prints goes to stderr, so that stdout holds the answer alone.
 """
@@ -61,6 +61,9 @@ def _die_with_the_parent() -> None:
     """Has the kernel end this process when the one that waits for its answer is killed."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    # It may have been killed before that, and its request may be in the pipe: nobody waits for the answer then.
+    if sys.argv[1:] and os.getppid() != int(sys.argv[1]):
+        sys.exit("the process that asked has ended")
 
 
 def _error(kind: str, message: str, hint: str | None) -> dict[str, Any]:

@@ -373,6 +373,7 @@ def test_e1_a_better_model_is_served_when_it_is_promoted(place: Place, planet: d
     promoted = place.workspace.json("promote", "PlanetModel@2")
     second = place.grpc.predict("PlanetModel", image, label="stable")
 
+    assert better["path"] is None
     assert better["published"]["version"] == promoted["version"] == 2
     assert first["weather"].tolist() != second["weather"].tolist()
     place.check_golden("PlanetModel", 2)
