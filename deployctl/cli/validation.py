@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from deployctl.domain.names import TargetName
     from deployctl.gates.interface import Candidate, Version
     from deployctl.operations.validate import Report
+    from deployctl.repository.sources import ExportSource
     from deployctl.validation import Wishes
 
 LIVE = "live"
@@ -32,6 +33,15 @@ SubjectArgument = Annotated[
     ),
 ]
 
+JudgedArgument = Annotated[
+    str,
+    typer.Argument(
+        metavar="MODEL@REF|EXPORT",
+        help="A published version, or an export: a directory, an archive of one, or the s3:// URL of either.",
+        autocompletion=completion.references,
+    ),
+]
+
 
 def register(app: typer.Typer) -> None:
     """Adds the command to `app`."""
@@ -40,10 +50,10 @@ def register(app: typer.Typer) -> None:
 
 def validate(
     context: typer.Context,
-    subject: SubjectArgument,
+    subject: JudgedArgument,
     target: TargetOption = None,
     model: Annotated[
-        str | None, typer.Option(help="For a PATH: the model that it is to be.", autocompletion=completion.models)
+        str | None, typer.Option(help="For an EXPORT: the model that it is to be.", autocompletion=completion.models)
     ] = None,
     against: Annotated[
         str | None,
@@ -70,6 +80,7 @@ def validate(
     """
     from deployctl.cli.gate_reports import report_document, write_files, write_report
     from deployctl.operations.validate import check_passed
+    from deployctl.repository.sources import ExportSource
     from deployctl.validation import Wishes
 
     wishes = Wishes(
@@ -78,12 +89,12 @@ def validate(
     against = None if against == LIVE else against
     path = export_path(subject)
     if path is None and model is not None:
-        raise UsageError(f"--model {model} is for a PATH, and {subject} names its model")
+        raise UsageError(f"--model {model} is for an EXPORT, and {subject} names its model")
     with opened_for(context, path) as deployment:
         if path is None:
             report = _of_version(deployment, subject, target, against, wishes, fresh=fresh)
         else:
-            report = _of_export(deployment, path, target, model, against, wishes)
+            report = _of_export(deployment, ExportSource(subject), target, model, against, wishes)
     write_files(report, junit_file=junit, sarif_file=sarif)
     if output is Output.JSON:
         write_json("validate", report_document(report))
@@ -100,11 +111,16 @@ def _hint(report: Report) -> str:
     compared = "@" in report.serving and report.serving != report.subject
     if report.refusal is not None and report.refusal.gate == "compatibility" and compared:
         return f"deployctl diff {report.serving} {report.subject}"
-    return f"deployctl {'show' if '@' in report.subject else 'inspect'} {report.subject}"
+    path = export_path(report.subject)
+    if path is not None and not path.is_dir():
+        from deployctl.repository.sources import ExportSource
+
+        return ExportSource(report.subject).listing
+    return f"deployctl {'inspect' if path is not None else 'show'} {report.subject}"
 
 
 def export_path(subject: str) -> Path | None:
-    """Returns the export that `subject` names, None where it names a version of a model."""
+    """Returns the export that `subject` names, None where it names a version of a model; of a URL, something."""
     path = Path(subject)
     if "/" in subject or ("@" not in subject and path.exists()):
         return path
@@ -150,7 +166,12 @@ def _of_version(
 
 
 def _of_export(
-    deployment: Deployment, path: Path, target: str | None, model: str | None, against: str | None, wishes: Wishes
+    deployment: Deployment,
+    source: ExportSource,
+    target: str | None,
+    model: str | None,
+    against: str | None,
+    wishes: Wishes,
 ) -> Report:
     from deployctl.domain.names import parse_model_name
     from deployctl.gates.interface import Candidate
@@ -160,16 +181,28 @@ def _of_export(
 
     name = deployment.target_name(target) if target or deployment.settings.targets else None
     wanted = parse_model_name(model) if model is not None else None
-    version = of_export(deployment.reader, path)
-    if against is not None:
-        candidate = _held_against(deployment, version, against, name)
-    elif wanted is not None and name is not None:
-        place = deployment.target(name)
-        candidate = against_target(version, None, wanted, place, deployment.reader, deployment.context.observer)
-    else:
-        candidate = Candidate(version, wanted)
-    with GateMaker(deployment, name, wanted, wishes) as gates:
-        return Validate(gates, None, deployment.context, target=name)(candidate)
+    with deployment.export(source) as path:
+        version = of_export(deployment.reader, path)
+        if path != Path(source.text):
+            version = _named(version, source)
+        if against is not None:
+            candidate = _held_against(deployment, version, against, name)
+        elif wanted is not None and name is not None:
+            place = deployment.target(name)
+            candidate = against_target(version, None, wanted, place, deployment.reader, deployment.context.observer)
+        else:
+            candidate = Candidate(version, wanted)
+        with GateMaker(deployment, name, wanted, wishes) as gates:
+            return Validate(gates, None, deployment.context, target=name)(candidate)
+
+
+def _named(version: Version, source: ExportSource) -> Version:
+    """Returns what was unpacked or fetched under the name that the user gave."""
+    from dataclasses import replace
+
+    if version.problem is not None:
+        source.name_in(version.problem, version.path)
+    return replace(version, name=source.text)
 
 
 def _held_against(deployment: Deployment, version: Version, against: str, target: TargetName | None) -> Candidate:

@@ -88,11 +88,20 @@ class ExportSource:
         try:
             yield
         except InvalidModelError as error:
-            error.args = (str(error).replace(str(directory), self.location),)
-            error.path = self.location
-            is_url = bool(scheme_of(self.text))
-            error.hint = f"aws s3 ls --recursive {self.location}" if is_url else listing_of(self.location)
+            self.name_in(error, directory)
             raise
+
+    def name_in(self, error: InvalidModelError, directory: Path) -> None:
+        """Lets an error about the export in `directory`, which `opened` gave, name its source."""
+        error.args = (str(error).replace(str(directory), self.location),)
+        error.path = self.location
+        error.hint = self.listing
+
+    @property
+    def listing(self) -> str:
+        """The command that lists an archive or what a URL names."""
+        is_url = bool(scheme_of(self.text))
+        return f"aws s3 ls --recursive {self.location}" if is_url else listing_of(self.location)
 
     def _fetched(self, scratch: Scratch, directory: Path, *, packed: bool) -> Path:
         """Returns the file, or the directory, that the URL names, fetched to below `directory`."""
