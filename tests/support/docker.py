@@ -30,6 +30,7 @@ import pytest
 from deployctl.domain.names import TargetName
 from deployctl.serving.docker_options import DockerOptions
 from tests.support.model_server import ROOT
+from tests.support.models import skip_or_fail
 from tests.support.serving import Place
 from tests.support.workspace import Workspace
 
@@ -59,15 +60,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 @pytest.fixture(scope="session")
 def docker_engine() -> Any:
     """The client of an engine that answers."""
+    # Asked by the command: the SDK leaves a socket open where nothing answers.
+    if not _answers():
+        skip_or_fail("docker", "no Docker engine answers")
     import docker
 
-    try:
-        client = docker.from_env(timeout=120)
-        client.ping()
-    except docker.errors.DockerException as error:
-        if "docker" in os.environ.get("DEPLOYCTL_REQUIRE", "").split(","):
-            pytest.fail(f"no Docker engine answers: {error}")
-        pytest.skip(f"no Docker engine answers: {error}")
+    client = docker.from_env(timeout=120)
     yield client
     client.close()
 
