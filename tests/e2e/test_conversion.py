@@ -72,16 +72,6 @@ def test_a_lambda_is_refused_with_the_words_that_would_allow_it(place: Workspace
     assert "lambda" not in written(place)
 
 
-def test_beyond_tolerance_the_exit_code_is_3_and_nothing_is_written(place: Workspace, sources: Path) -> None:
-    words = ("tflite", str(sources / "planet.h5"), "--quantize", "int8", "--rtol", "0", "--atol", "0")
-    before = written(place)
-    done = place.run("convert", *words)
-
-    assert done.returncode == 3, done.stderr
-    assert "the conversion does not answer as its source" in done.stderr
-    assert written(place) == before
-
-
 def test_an_interrupted_conversion_leaves_nothing_behind(place: Workspace, sources: Path) -> None:
     before = written(place)
     process = place.start("convert", "keras", str(sources / "planet.h5"), "--out", "interrupted")
