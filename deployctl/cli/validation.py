@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from deployctl.domain.names import TargetName
     from deployctl.gates.interface import Candidate, Version
     from deployctl.operations.validate import Report
-    from deployctl.repository.sources import ExportSource
     from deployctl.validation import Wishes
 
 LIVE = "live"
@@ -80,7 +79,6 @@ def validate(
     """
     from deployctl.cli.gate_reports import report_document, write_files, write_report
     from deployctl.operations.validate import check_passed
-    from deployctl.repository.sources import ExportSource
     from deployctl.validation import Wishes
 
     wishes = Wishes(
@@ -94,7 +92,7 @@ def validate(
         if path is None:
             report = _of_version(deployment, subject, target, against, wishes, fresh=fresh)
         else:
-            report = _of_export(deployment, ExportSource(subject), target, model, against, wishes)
+            report = _of_export(deployment, subject, target, model, against, wishes)
     write_files(report, junit_file=junit, sarif_file=sarif)
     if output is Output.JSON:
         write_json("validate", report_document(report))
@@ -167,7 +165,7 @@ def _of_version(
 
 def _of_export(
     deployment: Deployment,
-    source: ExportSource,
+    subject: str,
     target: str | None,
     model: str | None,
     against: str | None,
@@ -181,10 +179,9 @@ def _of_export(
 
     name = deployment.target_name(target) if target or deployment.settings.targets else None
     wanted = parse_model_name(model) if model is not None else None
-    with deployment.export(source) as path:
-        version = of_export(deployment.reader, path)
-        if path != Path(source.text):
-            version = _named(version, source)
+    with ExitStack() as stack:
+        path = Path(subject)
+        version = of_export(deployment.reader, path) if path.is_dir() else _brought(deployment, stack, subject)
         if against is not None:
             candidate = _held_against(deployment, version, against, name)
         elif wanted is not None and name is not None:
@@ -196,10 +193,15 @@ def _of_export(
             return Validate(gates, None, deployment.context, target=name)(candidate)
 
 
-def _named(version: Version, source: ExportSource) -> Version:
-    """Returns what was unpacked or fetched under the name that the user gave."""
+def _brought(deployment: Deployment, stack: ExitStack, subject: str) -> Version:
+    """Returns the export that an archive or a URL holds, under the name that the user gave, until `stack` ends."""
     from dataclasses import replace
 
+    from deployctl.operations.candidate import of_export
+    from deployctl.repository.sources import ExportSource
+
+    source = ExportSource(subject)
+    version = of_export(deployment.reader, stack.enter_context(deployment.export(source)))
     if version.problem is not None:
         source.name_in(version.problem, version.path)
     return replace(version, name=source.text)
