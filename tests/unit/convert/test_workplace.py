@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -19,7 +19,7 @@ def test_only_what_dead_processes_of_this_machine_left_is_cleared(
 ) -> None:
     left = tmp_path / ".out.deployctl-left"
     left.mkdir()
-    (left / "owner.json").write_text(json.dumps(asdict(replace(this_process(), **changed))))
+    (left / "owner.json").write_text(json.dumps(asdict(this_process()) | changed))
 
     with workplace(tmp_path, ".out.deployctl-") as work:
         assert left.exists() is stays
