@@ -36,7 +36,8 @@ class SystemClock(Clock):
 
 def new_operation(at: datetime) -> str:
     """Returns an id for one run of an operation; ids sort by time."""
-    return f"{at:%Y%m%dT%H%M%S}-{secrets.token_hex(4)}"
+    # Several may begin within a second, and what is spooled is appended in the order of the ids.
+    return f"{at:%Y%m%dT%H%M%S}{at.microsecond // 1000:03}-{secrets.token_hex(4)}"
 
 
 def find_actor(environment: Mapping[str, str], command: Sequence[str]) -> Actor:

@@ -55,6 +55,12 @@ class BoundaryGroup(TyperGroup):
         except KeyboardInterrupt as error:
             print("interrupted", file=sys.stderr)
             raise typer.Exit(_INTERRUPTED) from error
+        except RuntimeError as error:
+            # Python wraps an interrupt that comes while it makes a class for an import (type.__new__, __set_name__).
+            if not isinstance(error.__cause__, KeyboardInterrupt):
+                raise
+            print("interrupted", file=sys.stderr)
+            raise typer.Exit(_INTERRUPTED) from error
         except BrokenPipeError as error:
             # The reader of our output is gone; nothing is left to say.
             raise typer.Exit(0) from error

@@ -41,7 +41,7 @@ _MASKS: tuple[tuple[re.Pattern[str], str], ...] = tuple(
     (re.compile(pattern), mask)
     for pattern, mask in (
         (r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d[\d.,]*Z?", "TIME"),
-        (r"\d{8}T\d{6}-[0-9a-f]{8}", "OPERATION"),
+        (r"\d{8}T\d{6,9}-[0-9a-f]{8}", "OPERATION"),
         (r"sha256:[0-9a-f]+…?", "DIGEST"),
         (r"\b[0-9a-f]{64}\b", "HASH"),
         (r'("\w+_s": )[-+.\de]+', r"\1SECONDS"),

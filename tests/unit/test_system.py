@@ -62,6 +62,7 @@ def test_operations_sort_by_time_and_differ_within_a_second() -> None:
 
     assert new_operation(at) != new_operation(at)
     assert new_operation(at) < new_operation(at.replace(second=1))
+    assert new_operation(at.replace(microsecond=4_000)) < new_operation(at.replace(microsecond=5_000))
 
 
 def test_the_clock_tells_utc_and_pauses() -> None:

@@ -36,6 +36,21 @@ def test_an_error_of_ours_is_a_sentence_and_its_own_exit_code(error: DeployctlEr
     assert result.stdout == "a result\n"
 
 
+def test_an_interrupt_is_one_word_also_where_python_wraps_it() -> None:
+    wrapped = RuntimeError("Error calling __set_name__ on 'Field' instance 'options' in 'Opening'")
+    wrapped.__cause__ = KeyboardInterrupt()
+
+    for error in (KeyboardInterrupt(), wrapped):
+        result = CliRunner().invoke(failing(error), ["fail"])
+        assert (result.exit_code, result.stderr) == (130, "interrupted\n")
+
+
+def test_a_bug_keeps_its_trace() -> None:
+    result = CliRunner().invoke(failing(RuntimeError("a bug")), ["fail"])
+
+    assert isinstance(result.exception, RuntimeError)
+
+
 def test_the_hint_stands_below_the_error() -> None:
     result = CliRunner().invoke(failing(DeployctlError("it failed", hint="deployctl doctor")), ["fail"])
 
