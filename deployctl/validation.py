@@ -255,7 +255,7 @@ def candidate_on(deployment: Deployment, target: TargetName, model: ModelName, v
 
     observer = deployment.context.observer
     found = of_version(deployment.repository, deployment.reader, model, version, observer)
-    return against_target(found, version, model, deployment.target(target), deployment.reader, observer)
+    return against_target(found, version, model, deployment.target(target), deployment.reader, deployment.context)
 
 
 def promotion_judge(deployment: Deployment, target: TargetName, wishes: Wishes) -> Judge | None:

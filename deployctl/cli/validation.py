@@ -186,7 +186,7 @@ def _of_export(
             candidate = _held_against(deployment, version, against, name)
         elif wanted is not None and name is not None:
             place = deployment.target(name)
-            candidate = against_target(version, None, wanted, place, deployment.reader, deployment.context.observer)
+            candidate = against_target(version, None, wanted, place, deployment.reader, deployment.context)
         else:
             candidate = Candidate(version, wanted)
         with GateMaker(deployment, name, wanted, wishes) as gates:

@@ -8,9 +8,11 @@ from deployctl.domain.clock import Observer
 from deployctl.domain.names import ModelName, VersionNumber
 from deployctl.domain.revision import RevisionState
 from deployctl.domain.saved_model import SavedModel
-from deployctl.domain.transition import last_known_good, rollback_version
+from deployctl.domain.transition import rollback_version
 from deployctl.errors import InvalidModelError, NotFoundError
 from deployctl.gates.interface import Candidate, Version
+from deployctl.operations.context import Context
+from deployctl.operations.rollback import known_good
 from deployctl.operations.target import Target
 from deployctl.repository.interface import ModelRepository
 from deployctl.savedmodel.interface import SavedModelReader
@@ -61,7 +63,7 @@ def against_target(
     model: ModelName,
     target: Target,
     reader: SavedModelReader,
-    observer: Observer,
+    context: Context,
 ) -> Candidate:
     """Returns `version` with what serves on the target, and what a rollback would return to once it serves.
 
@@ -73,19 +75,19 @@ def against_target(
             return None
         if wanted == number:
             return version
-        return of_version(target.repository, reader, model, wanted, observer, whole=False)
+        return of_version(target.repository, reader, model, wanted, context.observer, whole=False)
 
     revision = target.recorded().get(model)
     live = revision.desired.live(target.routing) if revision else None
     serving = found(live)
-    fallback = serving if live != number else found(_last_known_good(target, model))
+    fallback = serving if live != number else found(_last_known_good(target, model, context))
     return Candidate(version, model, serving, fallback)
 
 
-def _last_known_good(target: Target, model: ModelName) -> VersionNumber | None:
+def _last_known_good(target: Target, model: ModelName, context: Context) -> VersionNumber | None:
     revisions = target.lineage.revisions(target.name, model, limit=_LOOK_BACK)
     served = [revision for revision in revisions if revision.state is RevisionState.SERVING]
-    goal = last_known_good(served, target.routing)
+    goal = known_good(target, served, context.clock.now()).revision
     return rollback_version(goal.desired, target.routing) if goal else None
 
 

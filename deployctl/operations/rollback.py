@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
@@ -193,25 +193,15 @@ class Rollback:
         return goal, "earlier revision that served another version"
 
     def _last_known_good(self, model: ModelName, served: list[Revision]) -> Revision | None:
-        skipped: dict[VersionNumber, str] = {}
-
-        def refused(_: Revision, version: VersionNumber) -> bool:
-            reason = obstacle(self.target, model, version)
-            if reason is not None:
-                skipped[version] = reason
-            return reason is not None
-
-        goal = proven_good(self.target, served, self.context.clock.now(), refused)
-        for version, reason in skipped.items():
+        found = known_good(self.target, served, self.context.clock.now())
+        for version, reason in found.skipped.items():
             self.context.observer.step("skipped", f"@{version}: {reason}")
-        if goal is None:
-            goal = last_known_good(served, self.target.routing, refused)
-            if goal is not None and self.target.soak_s:
-                soak = format_duration(self.target.soak_s)
-                self.context.observer.warn(
-                    f"no earlier revision of {model} served for {soak}; returning to revision {goal.number}"
-                )
-        return goal
+        if found.revision is not None and not found.proven and self.target.soak_s:
+            soak = format_duration(self.target.soak_s)
+            self.context.observer.warn(
+                f"no earlier revision of {model} served for {soak}; returning to revision {found.revision.number}"
+            )
+        return found.revision
 
     def _announce(self, plan: _Plan) -> None:
         change, previous = plan.change, plan.before.live(self.target.routing)
@@ -237,20 +227,41 @@ class _Plan:
     down: bool
 
 
-def proven_good(
-    target: Target, served: list[Revision], now: datetime, refused: Callable[[Revision, VersionNumber], bool]
-) -> Revision | None:
-    """Returns the last known good revision by evidence: a server answered with it, for the target's soak time.
+@dataclass(frozen=True, slots=True)
+class KnownGood:
+    """What a rollback without a version returns to.
 
-    `served` are the revisions that served, newest first.
+    Attributes:
+        revision: None where there is nothing.
+        proven: whether a server answered with it, for the target's soak time.
+        skipped: why the versions that were passed over cannot be returned to.
+    """
+
+    revision: Revision | None
+    proven: bool
+    skipped: Mapping[VersionNumber, str]
+
+
+def known_good(target: Target, served: list[Revision], now: datetime) -> KnownGood:
+    """Returns the last known good revision of a model, the newest of those without proof where none has any.
+
+    `served` are its revisions that served, newest first.
     """
     seconds = served_seconds(served, now)
+    skipped: dict[VersionNumber, str] = {}
+
+    def refused(revision: Revision, version: VersionNumber) -> bool:
+        reason = obstacle(target, revision.model, version)
+        if reason is not None:
+            skipped[version] = reason
+        return reason is not None
 
     def unproven(revision: Revision, version: VersionNumber) -> bool:
         proven = "available" in revision.evidence and seconds[revision.number] >= target.soak_s
         return not proven or refused(revision, version)
 
-    return last_known_good(served, target.routing, unproven)
+    proven = last_known_good(served, target.routing, unproven)
+    return KnownGood(proven or last_known_good(served, target.routing, refused), proven is not None, skipped)
 
 
 def obstacle(target: Target, model: ModelName, version: VersionNumber) -> str | None:

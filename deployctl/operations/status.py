@@ -13,11 +13,11 @@ from deployctl.domain.names import LabelName, ModelName, TargetName, VersionNumb
 from deployctl.domain.operation import OperationRecord, OperationState
 from deployctl.domain.revision import Revision, RevisionState
 from deployctl.domain.serving import Endpoints, ServerCondition, ServerState, VersionState, VersionStatus
-from deployctl.domain.transition import last_known_good, rollback_version
+from deployctl.domain.transition import rollback_version
 from deployctl.errors import DeployctlError
 from deployctl.operations.context import Context
 from deployctl.operations.holds import unreviewed
-from deployctl.operations.rollback import estimate, obstacle, proven_good
+from deployctl.operations.rollback import estimate, known_good
 from deployctl.operations.rollout import RolloutClass
 from deployctl.operations.target import Target
 
@@ -212,12 +212,7 @@ def _readiness(
 ) -> RollbackReadiness | None:
     revisions = target.lineage.revisions(target.name, model, limit=_LOOK_BACK)
     served = [revision for revision in revisions if revision.state is RevisionState.SERVING]
-
-    def refused(_: Revision, version: VersionNumber) -> bool:
-        return obstacle(target, model, version) is not None
-
-    proven = proven_good(target, served, now, refused)
-    goal = proven or last_known_good(served, target.routing, refused)
+    goal = known_good(target, served, now).revision
     version = rollback_version(goal.desired, target.routing) if goal else None
     if version is None:
         return None

@@ -95,7 +95,7 @@ def test_a_bad_export_is_refused_by_the_right_gate_with_the_right_words(
 
     def judge(model: ModelName, number: VersionNumber) -> Report:
         version = of_version(world.repository, READER, model, number, world.journal)
-        candidate = against_target(version, number, model, world.target, READER, world.journal)
+        candidate = against_target(version, number, model, world.target, READER, world.context)
         judged = Validate(gates(world, scratch, run=bad.gate in RUN), world.lineage, world.context, target=LOCAL)
         reports.append(judged(candidate))
         return reports[-1]
@@ -119,7 +119,7 @@ def test_the_good_models_that_bad_ones_are_made_of_pass(
     world = prepared(good, tensorflow_models, tmp_path)
     world.promote(LIVE)
     version = of_version(world.repository, READER, HALF, BAD, world.journal)
-    candidate = against_target(version, BAD, HALF, world.target, READER, world.journal)
+    candidate = against_target(version, BAD, HALF, world.target, READER, world.context)
     report = Validate(gates(world, scratch, run=base == "without_variables"), world.lineage, world.context)(candidate)
     assert report.refusal is None, report.refusal
 

@@ -202,7 +202,7 @@ def bare(tmp_path: Path) -> World:
 
 def held_against(world: World, number: int) -> tuple[str, str]:
     """Returns the names of what serves and of what a rollback would return to."""
-    found = against_target(published(world, number), VersionNumber(number), HALF, world.target, READER, world.journal)
+    found = against_target(published(world, number), VersionNumber(number), HALF, world.target, READER, world.context)
     return (found.serving.name if found.serving else "", found.fallback.name if found.fallback else "")
 
 
