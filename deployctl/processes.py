@@ -34,7 +34,7 @@ class ProcessIdentity:
         """
         if self.host != socket.gethostname():
             return False
-        return self.boot != boot_id() or _start_of(self.pid) != self.started
+        return self.boot != boot_id() or start_of(self.pid) != self.started
 
     def is_this_machines(self) -> bool:
         """Whether it runs, or ran, where this process runs."""
@@ -43,7 +43,7 @@ class ProcessIdentity:
 
 def this_process() -> ProcessIdentity:
     """Returns the identity of the calling process."""
-    return ProcessIdentity(socket.gethostname(), boot_id(), os.getpid(), _start_of(os.getpid()))
+    return ProcessIdentity(socket.gethostname(), boot_id(), os.getpid(), start_of(os.getpid()))
 
 
 def boot_id() -> str:
@@ -53,7 +53,8 @@ def boot_id() -> str:
     return ""
 
 
-def _start_of(pid: int) -> str:
+def start_of(pid: int) -> str:
+    """Returns when a process started, in clock ticks since boot (proc_pid_stat(5), field 22); "" if none runs."""
     with suppress(OSError, IndexError):
         fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
         return "" if fields[_STATE] in _ENDED_STATES else fields[_START_TIME]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import typer
 
@@ -35,7 +36,7 @@ def begin(context: typer.Context, output: Output) -> None:
             child = start(
                 [sys.executable, "-m", "deployctl.cli", *words],
                 log=log,
-                directory=log.cwd(),
+                directory=Path.cwd(),
                 environment={**os.environ, OPERATION_VARIABLE: operation},
             )
         except OSError as error:

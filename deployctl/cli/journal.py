@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -209,8 +210,6 @@ def _lease_name(lease: LeaseRecord) -> str:
 
 
 def _row(record: OperationRecord, now: datetime) -> tuple[str, ...]:
-    import sys
-
     state = record.state.value
     return (
         record.id,

@@ -82,7 +82,7 @@ class Soak:
             )
         return RestoredError(
             f"{name} {problem}; @{back.version} was restored and verified",
-            hint=f"deployctl logs {self.target.name} --since {int(_SAMPLE_S * 60)}s",
+            hint=f"deployctl logs {self.target.name} --since 1m",
         )
 
 

@@ -26,6 +26,7 @@ from deployctl.errors import (
     VersionNumbersExhaustedError,
     VersionTakenError,
 )
+from deployctl.processes import boot_id, start_of
 from deployctl.repository.s3_keys import (
     CLAIMS,
     MANIFESTS,
@@ -35,7 +36,6 @@ from deployctl.repository.s3_keys import (
     manifest_key,
     version_of,
 )
-from deployctl.repository.staging import boot_id, process_start
 
 if TYPE_CHECKING:
     from deployctl.domain.clock import Clock
@@ -64,7 +64,7 @@ class Publisher:
             "host": socket.gethostname(),
             "boot": boot_id(),
             "pid": os.getpid(),
-            "process_started": process_start(os.getpid()),
+            "process_started": start_of(os.getpid()),
             "at": format_time(self.clock.now()),
             "beat": self.beats,
         }
@@ -76,7 +76,7 @@ def is_known_dead(record: bytes) -> bool:
     said = read_record(record)
     # Containers on one machine share its boot, not their process ids; they have host names of their own.
     here = said.get("boot") == boot_id() != "" and said.get("host") == socket.gethostname()
-    return here and process_start(said.get("pid", 0)) != said.get("process_started")
+    return here and start_of(said.get("pid", 0)) != said.get("process_started")
 
 
 def read_record(record: bytes) -> dict[str, Any]:

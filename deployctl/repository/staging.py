@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from deployctl.domain.manifest import format_time
+from deployctl.processes import boot_id, start_of
 from deployctl.repository.durable import make_directory, try_lock, write_all
 
 if TYPE_CHECKING:
@@ -146,7 +147,7 @@ def _identity(clock: Clock) -> bytes:
         "host": socket.gethostname(),
         "boot": boot_id(),
         "pid": os.getpid(),
-        "process_started": process_start(os.getpid()),
+        "process_started": start_of(os.getpid()),
         "at": format_time(clock.now()),
     }
     return json.dumps(owner).encode()
@@ -160,17 +161,3 @@ def _may_be_elsewhere(descriptor: int, clock: Clock) -> bool:
     except (ValueError, KeyError, TypeError):
         return False
     return not here and clock.now().timestamp() - os.fstat(descriptor).st_mtime < _FOREIGN_GRACE_S
-
-
-def boot_id() -> str:
-    """Names this start of this machine's kernel, the same in all its containers; "" where there is none."""
-    with suppress(OSError):
-        return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="utf-8").strip()
-    return ""
-
-
-def process_start(pid: int) -> str:
-    """Returns when a process started, in clock ticks since boot (proc_pid_stat(5), field 22); "" if there is none."""
-    with suppress(OSError):
-        return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[19]
-    return ""

@@ -18,9 +18,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from deployctl.files import write_durably
+from deployctl.processes import boot_id
 
 _PROC = Path("/proc")
-_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 # Fields of /proc/PID/stat after the command's name, counted from 0 (proc(5): state is 3, num_threads 20, starttime 22).
 _STATE, _THREADS, _START_TIME = 0, 17, 19
 _ENDED_STATES = frozenset({"Z", "X"})
@@ -146,14 +146,6 @@ def read(path: Path) -> Child | None:
 def write(path: Path, child: Child) -> None:
     """Records `child` in `path`, whole or not at all."""
     write_durably(path, json.dumps(asdict(child), indent=2) + "\n")
-
-
-def boot_id() -> str:
-    """Returns the identity of this boot of the machine, "" where the system does not tell."""
-    try:
-        return _BOOT_ID.read_text().strip()
-    except OSError:
-        return ""
 
 
 def reap(pid: int) -> None:
