@@ -11,8 +11,10 @@ from deployctl.modelserver.bundle_config import bundle_config
 from deployctl.modelserver.flags import parse_flags
 from deployctl.modelserver.interface import Code, StatusError
 from deployctl.modelserver.tflite_options import TfliteOptions
+from tests.support.models import skip_or_fail
 
-pytestmark = pytest.mark.skipif(find_spec("tensorflow") is None, reason="TensorFlow defines the messages")
+if find_spec("tensorflow") is None:
+    skip_or_fail("tensorflow", "TensorFlow defines the messages")
 
 PLATFORM = """
 platform_configs {

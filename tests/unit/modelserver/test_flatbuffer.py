@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import struct
+from importlib.util import find_spec
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from deployctl.modelserver.flatbuffer import Table, flex_texts
+from tests.support.models import skip_or_fail
 
+if find_spec("flatbuffers") is None:
+    skip_or_fail("tensorflow", "TensorFlow brings the writer of flatbuffers")
 flexbuffers = pytest.importorskip("flatbuffers.flexbuffers")
 TEXTS = st.dictionaries(st.text("abcdefgh_", min_size=1, max_size=40), st.text(max_size=400), max_size=20)
 

@@ -43,7 +43,16 @@ def arrays(draw: st.DrawFn) -> Any:
 def same(left: Any, right: Any) -> None:
     assert left.dtype == right.dtype
     assert left.shape == right.shape
-    assert left.tolist() == right.tolist() if left.dtype == object else left.tobytes() == right.tobytes()
+    assert left.tolist() == right.tolist() if left.dtype == object else bits(left) == bits(right)
+
+
+def bits(array: Any) -> bytes:
+    """The bytes of `array`, each NaN as the same one: Python's float, which short lists pass through, quiets it."""
+    copy = np.array(array)
+    if copy.dtype.kind in "fc":
+        parts = copy.reshape(-1).view(copy.real.dtype)
+        parts[np.isnan(parts)] = np.nan
+    return copy.tobytes()
 
 
 @given(arrays(), st.booleans())
