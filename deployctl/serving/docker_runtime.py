@@ -24,15 +24,13 @@ from deployctl.errors import (
     DeployctlError,
     EngineError,
     ReloadStuckError,
-    ServerExitedError,
-    ServerStartError,
     ServerUnavailableError,
     StorageError,
 )
 from deployctl.files import file_lock, sweep, write_durably
 from deployctl.serving.config import normal
 from deployctl.serving.docker import Engine
-from deployctl.serving.docker_launch import QUICK_STOP_S, Launcher, size
+from deployctl.serving.docker_launch import Launcher, size
 from deployctl.serving.docker_options import (
     CONFIG_NAME,
     MONITORING_NAME,
@@ -44,13 +42,11 @@ from deployctl.serving.docker_options import (
     container_spec,
 )
 from deployctl.serving.docker_process import innermost_process, memory_held
+from deployctl.serving.docker_recovery import Recovery
 from deployctl.serving.network import NetworkRuntime
 from deployctl.serving.server_log import ago
 
-_REVIVALS = 3
 _NOBODY = "65534:65534"
-# Exit codes of a server that was asked to end, or killed by hand.
-_ENDED_ON_REQUEST = frozenset({0, 137, 143})
 
 
 class DockerRuntime(NetworkRuntime):
@@ -74,6 +70,7 @@ class DockerRuntime(NetworkRuntime):
         self._connected: Engine | None = None
         self._known: ContainerFacts | None = None
         self._watched_since = datetime.now(UTC)
+        self._blamed = False
         super().__init__(options.target, self._models_file)
 
     def close(self) -> None:
@@ -172,18 +169,33 @@ class DockerRuntime(NetworkRuntime):
             ServerOutOfMemoryError, ServerExitedError: it ended on account of `config`.
         """
         deadline = time.monotonic() + timeout_s
+        self._undo_fall(config, deadline)
         began = datetime.now(UTC)
         try:
-            super().apply(config, timeout_s=timeout_s)
+            super().apply(config, timeout_s=max(1.0, deadline - time.monotonic()))
         except ReloadStuckError as error:
             raise self._unseen(since=began) or error from error
         except ServerUnavailableError as error:
             died = self._death(since=began)
             if died is not None:
                 raise died from error
-            self._revive(config, error, deadline)
+            self._disconnect()
+            self._recovery().revive(config, error, deadline, since=self._watched_since)
             super().apply(config, timeout_s=max(1.0, deadline - time.monotonic()))
         self._watched_since = began
+
+    def _undo_fall(self, config: ServingConfig, deadline: float) -> None:
+        """Starts a server with `config` that was seen to end on account of what it was told last.
+
+        Its restart policy starts it with the file that names that, so that it would end again and again.
+        """
+        if not self._blamed:
+            return
+        self._check_present(config)
+        self.persist(config)
+        self._disconnect()
+        self._recovery().restart(config, deadline)
+        self._blamed = False
 
     def statuses(self, model: ModelName, *, timeout_s: float) -> tuple[VersionStatus, ...]:
         """Returns every version of `model` that the server has seen; says so where the server has ended meanwhile."""
@@ -291,49 +303,16 @@ class DockerRuntime(NetworkRuntime):
     def _death(self, *, since: datetime) -> DeployctlError | None:
         """Returns why the server ended since then, None where it did not."""
         try:
-            container = self._find()
-            deaths = self._engine().deaths(container, since=since) if container is not None else ()
+            death = self._recovery().death(since=since)
         except EngineError as error:
             return error
-        if container is None or not deaths:
+        if death is None:
             return None
-        if container.oom_killed or "oom" in deaths:
-            return self._launcher().out_of_memory(container)
-        status = int(deaths[-1].rpartition(" ")[2])
-        return ServerExitedError(
-            f"the server of {self._target} ended with exit code {status}",
-            status,
-            log=self._launcher().log_tail(container),
-            hint=f"deployctl logs {self._target}",
-        )
+        self._blamed = self._blamed or death.by_itself
+        return death.error
 
-    def _revive(self, config: ServingConfig, cause: ServerUnavailableError, deadline: float) -> None:
-        """Returns once a server that ended by itself answers again; its file holds `config` already.
-
-        A server that a person has stopped stays stopped.
-        """
-        starts = 0
-        while True:
-            container = self._find()
-            if container is None or container.status in {"created", "paused"}:
-                raise cause
-            if container.status != "running":
-                by_itself = container.status == "restarting" or container.exit_code not in _ENDED_ON_REQUEST
-                if starts == _REVIVALS or not (
-                    by_itself or self._engine().deaths(container, since=self._watched_since)
-                ):
-                    raise self._launcher().exited(container) if starts else cause
-                # What waits to be started by the engine has read the file before it was written.
-                self._engine().restart(container, timeout_s=QUICK_STOP_S)
-                starts += 1
-            try:
-                self._disconnect()
-                self._launcher().await_ready(container, config, deadline)
-            except ServerExitedError:
-                continue
-            except ServerStartError as error:
-                raise cause from error
-            return
+    def _recovery(self) -> Recovery:
+        return Recovery(self._target, self._engine(), self._launcher(), self._find)
 
     def _detail(self, container: ContainerFacts, image: ImageFacts | None) -> dict[str, str]:
         detail = {"container": f"{container.id[:12]} ({container.status})", "image": self._options.image}

@@ -141,6 +141,24 @@ def large(destination: Path) -> None:
     tf.saved_model.save(module, str(destination), signatures=add)
 
 
+def hungry(destination: Path) -> None:
+    """y = x/2 + 2 by a few bytes, which take 400 MB of memory as soon as they are loaded."""
+    import tensorflow as tf
+
+    v1 = tf.compat.v1
+    with v1.Graph().as_default(), v1.Session() as session:
+        x = v1.placeholder(tf.float32, [None], name="x")
+        two = v1.get_variable("two", [], initializer=v1.constant_initializer(2.0), use_resource=True)
+        held = v1.get_local_variable("held", [100, 1 << 20], initializer=v1.zeros_initializer(), use_resource=True)
+        signature = v1.saved_model.predict_signature_def({"x": x}, {"y": tf.identity(x / 2.0 + two, name="y")})
+        session.run(v1.global_variables_initializer())
+        builder = v1.saved_model.Builder(str(destination))
+        builder.add_meta_graph_and_variables(
+            session, ["serve"], signature_def_map={"serving_default": signature}, main_op=held.initializer
+        )
+        builder.save()
+
+
 def looping(destination: Path) -> None:
     """y = x, by a loop that x tells to end after its first turn."""
     import tensorflow as tf
@@ -269,6 +287,7 @@ def _builders() -> dict[str, Callable[[Path], None]]:
         "every_dtype": every_dtype,
         "unknown_op": unknown_op,
         "large": large,
+        "hungry": hungry,
         "looping": looping,
         "tensorflow_1": tensorflow_1,
         "tensorflow_1_text": lambda path: tensorflow_1(path, as_text=True),

@@ -21,6 +21,7 @@ from deployctl.errors import (
 from deployctl.serving.docker import Engine
 from deployctl.serving.docker_options import PROJECT_LABEL
 from tests.support.docker import DockerPlace
+from tests.support.models import TensorFlowModels
 from tests.support.serving import HALF_PLUS_TWO, TIMEOUT_S, answer, spec
 from tests.support.workspace import Workspace, ask
 
@@ -86,6 +87,21 @@ def test_a_limit_that_is_too_small_is_told_as_such(docker_place: DockerPlace) ->
 
     assert "targets.local.docker.memory" in str(raised.value.hint)
     small.close()
+
+
+def test_a_version_that_does_not_fit_beside_the_old_one_is_taken_back(
+    docker_workspace: Callable[..., Workspace], tensorflow_models: TensorFlowModels
+) -> None:
+    workspace = docker_workspace(docker='memory = "256m"\n')
+    workspace.publish("half", HALF_PLUS_TWO, tensorflow_models.path("hungry"))
+    workspace.ok("up")
+    workspace.ok("promote", "half@1")
+
+    words = workspace.fails(5, "promote", "half@2", hint="targets.local.docker.memory=SIZE up local")
+
+    assert "(OOMKilled): the limit of its container is 256 MiB; @1 was restored and verified" in words
+    assert ask(workspace.rest(), "half") == 3.0
+    assert "versions: 2" not in (workspace.root / ".deployctl" / "local" / "config" / "models.config").read_text()
 
 
 @pytest.mark.parametrize(
