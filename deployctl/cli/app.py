@@ -5,31 +5,17 @@ from __future__ import annotations
 import io
 import os
 import sys
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 import typer
 from typer.core import TyperGroup
 
 from deployctl import __version__
-from deployctl.cli import (
-    bash_completion,
-    conversion,
-    database,
-    golden,
-    holds,
-    inspection,
-    journal,
-    prediction,
-    rollouts,
-    servers,
-    settings,
-    status,
-    stores,
-    validation,
-    versions,
-)
+from deployctl.cli import bash_completion
+from deployctl.cli.lazy import LazyGroup
 from deployctl.cli.options import Session
 from deployctl.cli.render import style
 from deployctl.errors import DeployctlError, UsageError
@@ -66,8 +52,48 @@ class BoundaryGroup(TyperGroup):
             raise typer.Exit(0) from error
 
 
+class RootGroup(LazyGroup, BoundaryGroup):
+    """All commands, in the order of the help."""
+
+    modules: ClassVar[Mapping[str, str]] = {
+        "init": "settings",
+        "doctor": "settings",
+        "up": "servers",
+        "down": "servers",
+        "restart": "servers",
+        "logs": "servers",
+        "publish": "versions",
+        "versions": "versions",
+        "show": "versions",
+        "diff": "versions",
+        "verify": "versions",
+        "adopt": "versions",
+        "inspect": "inspection",
+        "validate": "validation",
+        "promote": "rollouts",
+        "rollback": "rollouts",
+        "history": "rollouts",
+        "status": "status",
+        "freeze": "holds",
+        "unfreeze": "holds",
+        "quarantine": "holds",
+        "review": "holds",
+        "predict": "prediction",
+        "gc": "stores",
+        "copy": "stores",
+        "config": "settings",
+        "convert": "conversion",
+        "golden": "golden",
+        "op": "journal",
+        "lock": "journal",
+        "s3": "stores",
+        "db": "database",
+        "audit": "database",
+    }
+
+
 app = typer.Typer(
-    cls=BoundaryGroup,
+    cls=RootGroup,
     name="deployctl",
     help="Publish TensorFlow models as numbered versions, promote them, and roll back.",
     no_args_is_help=True,
@@ -100,25 +126,6 @@ def root(
     """Publish TensorFlow models as numbered versions, promote them, and roll back."""
     del version
     context.obj = Session(config, tuple(flags or ()))
-
-
-for module in (
-    settings,
-    servers,
-    versions,
-    inspection,
-    conversion,
-    validation,
-    golden,
-    rollouts,
-    status,
-    journal,
-    holds,
-    prediction,
-    stores,
-    database,
-):
-    module.register(app)
 
 
 def main() -> None:
