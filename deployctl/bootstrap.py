@@ -22,6 +22,8 @@ from deployctl.operations.target import Target
 from deployctl.system import SystemClock, find_actor, new_operation
 
 if TYPE_CHECKING:
+    from deployctl.domain.event import Actor
+    from deployctl.lineage.leadership import Leadership
     from deployctl.lineage.mirrored import MirroredLineageStore
     from deployctl.lineage.store import SqlLineageStore
     from deployctl.repository.interface import ModelRepository
@@ -39,17 +41,28 @@ _INCIDENT_PATIENCE_S = 1.5
 
 
 class Deployment:
-    """One process's use of deployctl under one set of settings; what is not used is not made.
+    """One use of deployctl under one set of settings; what is not used is not made.
 
     Args:
         without_database: whether to go on with the state kept beside the servers when the lineage database fails.
+        actor: who acts; by default who runs this process.
+        over: one whose connections this one uses, and does not close.
     """
 
-    def __init__(self, settings: Settings, observer: Observer, *, without_database: bool = False) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        observer: Observer,
+        *,
+        without_database: bool = False,
+        actor: Actor | None = None,
+        over: Deployment | None = None,
+    ) -> None:
         self.settings = settings
         self._without_database = without_database
+        self._over = over
         clock = SystemClock()
-        actor = find_actor(os.environ, ["deployctl", *sys.argv[1:]])
+        actor = actor or find_actor(os.environ, ["deployctl", *sys.argv[1:]])
         operation = os.environ.pop(OPERATION_VARIABLE, "") or new_operation(clock.now())
         journal = FileOperationJournal(settings.state_path / "operations", clock, observer.warn)
         self.context = Context(actor, operation, clock, journal, observer)
@@ -57,6 +70,8 @@ class Deployment:
     @cached_property
     def repository(self) -> ModelRepository:
         """The repository under `model_base_path`."""
+        if self._over is not None:
+            return self._over.repository
         return self.open_repository(self.settings.repository_location)
 
     def open_repository(self, location: str) -> ModelRepository:
@@ -132,6 +147,8 @@ class Deployment:
 
     @cached_property
     def _database(self) -> SqlLineageStore:
+        if self._over is not None:
+            return self._over._database
         from deployctl.lineage.store import SqlLineageStore
 
         patience_s = self.settings.lineage.busy_timeout_s
@@ -213,9 +230,20 @@ class Deployment:
         context = self.context
         return FileTargetLock(self.settings.state_path / target, context.actor, context.operation, context.clock)
 
+    @contextmanager
+    def leadership(self, holder: str, lease_s: float) -> Iterator[Leadership]:
+        """Gives the lease that one daemon of those that use the lineage database holds."""
+        from deployctl.lineage.leadership import Leadership
+
+        leadership = Leadership(self.lineage_url, holder, lease_s, self.context.clock)
+        try:
+            yield leadership
+        finally:
+            leadership.close()
+
     def close(self) -> None:
         """Closes what was opened."""
-        if "_database" in self.__dict__:
+        if self._over is None and "_database" in self.__dict__:
             self._database.close()
 
 

@@ -18,10 +18,12 @@ from pathlib import Path
 from typing import Any
 
 from deployctl import errors
+from deployctl.config.daemon_settings import DaemonSettings, HealthSettings
 from deployctl.config.definition import DURATION, SIZE
 from deployctl.config.gate_settings import GateSettings
 from deployctl.config.load import ENVIRONMENT_PREFIX
 from deployctl.config.settings import (
+    NAMED,
     CacheSettings,
     DockerSettings,
     ExternalSettings,
@@ -139,6 +141,16 @@ def settings() -> str:
     for name, kind in typing.get_type_hints(GateSettings).items():
         if is_dataclass(kind) and isinstance(kind, type):
             parts += [f"\n## `[targets.NAME.gate.{name}]`\n", *_setting_rows(f"targets.NAME.gate.{name}.", kind)]
+    parts += [
+        "\n## `[targets.NAME.health]`\n",
+        *_setting_rows("targets.NAME.health.", HealthSettings),
+        "\n## `[daemon]`\n",
+        *_setting_rows("daemon.", DaemonSettings),
+    ]
+    for name, kind in NAMED.items():
+        if kind is not TargetSettings:
+            doc = inspect.getdoc(kind) or ""
+            parts += [f"\n## `[{name}.NAME]`\n", f"{doc}\n", *_setting_rows(f"{name}.NAME.", kind)]
     return "\n".join(parts) + "\n"
 
 

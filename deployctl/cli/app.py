@@ -81,6 +81,7 @@ class RootGroup(LazyGroup, BoundaryGroup):
         "predict": "prediction",
         "gc": "stores",
         "copy": "stores",
+        "daemon": "daemon",
         "config": "settings",
         "convert": "conversion",
         "golden": "golden",

@@ -11,13 +11,7 @@ from functools import cache
 from typing import Any
 
 from deployctl.config.definition import DURATION, SIZE
-from deployctl.config.settings import (
-    LineageSettings,
-    RepositorySettings,
-    Settings,
-    TargetSettings,
-    leaves,
-)
+from deployctl.config.settings import NAMED, SECTIONS, Settings, leaves
 from deployctl.domain.duration import parse_duration
 from deployctl.domain.size import parse_size
 from deployctl.errors import SettingsError, UsageError
@@ -81,10 +75,10 @@ def _described(kind: type, definition: Field[Any]) -> str:
 
 def _setting(key: str, where: str) -> tuple[type, Field[Any]]:
     section, _, rest = key.partition(".")
-    owner: type | None = {"repository": RepositorySettings, "lineage": LineageSettings}.get(section)
+    owner: type | None = SECTIONS.get(section)
     name = rest
-    if section == "targets" and "." in rest:
-        owner, name = TargetSettings, rest.partition(".")[2]
+    if section in NAMED and "." in rest:
+        owner, name = NAMED[section], rest.partition(".")[2]
     elif not rest:
         owner, name = Settings, key
     found = _leaves(owner).get(name) if owner else None

@@ -17,26 +17,17 @@ from typing import Any
 
 from deployctl.config.coerce import coerce, from_text
 from deployctl.config.gate_settings import GateSettings
-from deployctl.config.settings import (
-    LineageSettings,
-    RepositorySettings,
-    RuntimeName,
-    Settings,
-    TargetSettings,
-    built,
-    leaves,
-)
-from deployctl.domain.names import TargetName, parse_target_name
+from deployctl.config.settings import NAMED, SECTIONS, RuntimeName, Settings, built, leaves
+from deployctl.domain.names import TargetName, parse_table_name, parse_target_name
 from deployctl.errors import InvalidNameError, SettingsError
 
 FILE_NAME = "deployctl.toml"
 ENVIRONMENT_PREFIX = "DEPLOYCTL_"
 # Variables of this prefix that are not settings: which file to read, and the target that commands mean.
 RESERVED_VARIABLES = frozenset({"DEPLOYCTL_CONFIG", "DEPLOYCTL_TARGET", "DEPLOYCTL_REQUIRE"})
-_SECTIONS: Mapping[str, type] = {"repository": RepositorySettings, "lineage": LineageSettings}
-_TABLES = ("targets", *_SECTIONS)
+_TABLES = (*NAMED, *SECTIONS)
 _GATES = tuple(each.name for each in fields(GateSettings) if "doc" not in each.metadata)
-_SUB_TABLES = ("docker", "external", "s3", "cache", "gate", *_GATES)
+_SUB_TABLES = ("docker", "external", "s3", "cache", "gate", "health", *_GATES)
 _TOP_LEVEL = ("state_dir", "default_target")
 
 
@@ -98,7 +89,7 @@ def load(
     for layer in (_from_file(found), _from_environment(environment, found), _from_flags(flags)):
         for key, value, origin in layer:
             values[key], origins[key] = value, origin
-            _add_target_defaults(key, values, origins)
+            _add_defaults(key, values, origins)
     settings = _build(values, found.parent)
     shown = {key: origin for key, origin in origins.items() if _concerns(settings, key, origin)}
     return Loaded(settings, found, dict(sorted(shown.items())))
@@ -123,25 +114,27 @@ def _concerns(settings: Settings, key: str, origin: str) -> bool:
 def value_of(settings: Settings, key: str) -> Any:
     """Returns the value of a dotted key."""
     section, _, rest = key.partition(".")
-    if section == "targets":
+    if section in NAMED:
         name, _, attribute = rest.partition(".")
-        return attrgetter(attribute)(settings.targets[TargetName(name)])
+        return attrgetter(attribute)(getattr(settings, section)[name])
     return attrgetter(key)(settings)
 
 
 def _defaults() -> tuple[dict[str, Any], dict[str, str]]:
     values: dict[str, Any] = {}
-    for section, kind in _SECTIONS.items():
+    for section, kind in SECTIONS.items():
         values |= {f"{section}.{name}": each.default for name, each, _ in leaves(kind)}
     values |= {each.name: each.default for each in fields(Settings) if each.name in _TOP_LEVEL}
     return values, dict.fromkeys(values, "default")
 
 
-def _add_target_defaults(key: str, values: dict[str, Any], origins: dict[str, str]) -> None:
-    if not key.startswith("targets."):
+def _add_defaults(key: str, values: dict[str, Any], origins: dict[str, str]) -> None:
+    """Gives the other settings of the table by name that `key` belongs to."""
+    section = key.partition(".")[0]
+    if section not in NAMED:
         return
     prefix = ".".join(key.split(".")[:2])
-    for name, each, _ in leaves(TargetSettings):
+    for name, each, _ in leaves(NAMED[section]):
         values.setdefault(f"{prefix}.{name}", each.default)
         origins.setdefault(f"{prefix}.{name}", "default")
 
@@ -163,8 +156,11 @@ def _parse(path: Path) -> dict[str, Any]:
 def _flatten(table: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
     for name, value in table.items():
         key = f"{prefix}{name}"
-        if key.startswith("targets.") and key.count(".") == 1 and value == {}:
-            yield f"{key}.runtime", TargetSettings().runtime.value
+        section = prefix.removesuffix(".")
+        if section in NAMED and value == {}:
+            # A table without a setting is one with the defaults.
+            first, each, _ = next(leaves(NAMED[section]))
+            yield f"{key}.{first}", each.default
         elif isinstance(value, dict) and (value or key in _TABLES or name in _SUB_TABLES):
             yield from _flatten(value, f"{key}.")
         else:
@@ -185,9 +181,10 @@ def _from_environment(environment: Mapping[str, str], path: Path) -> Iterator[tu
 
 def _settable_keys(document: Mapping[str, Any]) -> Iterator[str]:
     yield from _defaults()[0]
-    targets = document.get("targets", {})
-    for target in targets if isinstance(targets, dict) else ():
-        yield from (f"targets.{target}.{name}" for name, _, _ in leaves(TargetSettings))
+    for section, kind in NAMED.items():
+        tables = document.get(section, {})
+        for table in tables if isinstance(tables, dict) else ():
+            yield from (f"{section}.{table}.{name}" for name, _, _ in leaves(kind))
 
 
 def _variable(key: str) -> str:
@@ -203,15 +200,27 @@ def _from_flags(flags: Sequence[str]) -> Iterator[tuple[str, Any, str]]:
 
 
 def _build(values: Mapping[str, Any], root: Path) -> Settings:
-    sections: dict[str, Any] = {section: built(kind, values, f"{section}.") for section, kind in _SECTIONS.items()}
-    targets: dict[TargetName, TargetSettings] = {}
-    for name in dict.fromkeys(key.split(".")[1] for key in values if key.startswith("targets.")):
-        try:
-            target = parse_target_name(name)
-        except InvalidNameError as error:
-            raise SettingsError(str(error)) from error
-        targets[target] = built(TargetSettings, values, f"targets.{name}.")
+    sections: dict[str, Any] = {section: built(kind, values, f"{section}.") for section, kind in SECTIONS.items()}
+    tables: dict[str, Any] = {section: _tables(section, kind, values) for section, kind in NAMED.items()}
     top = {name: values[name] for name in _TOP_LEVEL}
-    if top["default_target"] and top["default_target"] not in targets:
-        raise SettingsError(f"default_target {top['default_target']!r} is not among the targets")
-    return Settings(root=root, targets=targets, **sections, **top)
+    settings = Settings(root=root, **sections, **tables, **top)
+    _check_targets_exist(settings)
+    return settings
+
+
+def _tables(section: str, kind: type, values: Mapping[str, Any]) -> dict[str, Any]:
+    parse = parse_target_name if section == "targets" else parse_table_name
+    names = dict.fromkeys(key.split(".")[1] for key in values if key.startswith(f"{section}."))
+    try:
+        return {parse(name): built(kind, values, f"{section}.{name}.") for name in names}
+    except InvalidNameError as error:
+        raise SettingsError(str(error)) from error
+
+
+def _check_targets_exist(settings: Settings) -> None:
+    if settings.default_target and settings.default_target not in settings.targets:
+        raise SettingsError(f"default_target {settings.default_target!r} is not among the targets")
+    for name, rule in settings.rules.items():
+        unknown = next((target for target in rule.promote if target not in settings.targets), None)
+        if unknown is not None:
+            raise SettingsError(f"rules.{name}.promote names {unknown!r}, which is not among the targets")

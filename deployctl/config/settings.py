@@ -12,6 +12,13 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any, TypeVar
 
+from deployctl.config.daemon_settings import (
+    DaemonSettings,
+    HealthSettings,
+    InboxSettings,
+    NotificationSettings,
+    RuleSettings,
+)
 from deployctl.config.definition import DURATION, SIZE, setting
 from deployctl.config.gate_settings import DEFAULT_ADVISORY_GATES, DEFAULT_GATES, GateSettings
 from deployctl.domain.names import TargetName
@@ -224,6 +231,21 @@ class TargetSettings:
     gate: GateSettings = field(default_factory=GateSettings)
     docker: DockerSettings = field(default_factory=DockerSettings)
     external: ExternalSettings = field(default_factory=ExternalSettings)
+    health: HealthSettings = field(default_factory=HealthSettings)
+
+
+# Tables of which there is one, and tables of which there is one for each name.
+SECTIONS: Mapping[str, type] = {
+    "repository": RepositorySettings,
+    "lineage": LineageSettings,
+    "daemon": DaemonSettings,
+}
+NAMED: Mapping[str, type] = {
+    "targets": TargetSettings,
+    "inboxes": InboxSettings,
+    "rules": RuleSettings,
+    "notifications": NotificationSettings,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,12 +254,13 @@ class Settings:
 
     Attributes:
         root: the directory that relative paths are relative to: the settings file's, or the working directory.
-        targets: in the file's order.
+        targets: in the file's order, as are the other tables by name.
     """
 
     root: Path
     repository: RepositorySettings = field(default_factory=RepositorySettings)
     lineage: LineageSettings = field(default_factory=LineageSettings)
+    daemon: DaemonSettings = field(default_factory=DaemonSettings)
     state_dir: str = setting(
         "Directory for servers' configuration, logs and locks; relative to the settings file.", default=".deployctl"
     )
@@ -245,6 +268,9 @@ class Settings:
         "The target that commands mean when none is named; empty: the only one, or the first.", default=""
     )
     targets: Mapping[TargetName, TargetSettings] = field(default_factory=dict)
+    inboxes: Mapping[str, InboxSettings] = field(default_factory=dict)
+    rules: Mapping[str, RuleSettings] = field(default_factory=dict)
+    notifications: Mapping[str, NotificationSettings] = field(default_factory=dict)
 
     @property
     def repository_scheme(self) -> str:

@@ -34,6 +34,13 @@ class EventKind(StrEnum):
     VERSION_VALIDATED = "version.validated"
     REVISION_REVIEWED = "revision.reviewed"
     LOCK_RELEASED = "lock.released"
+    VERSION_REFUSED = "version.refused"
+    VERSION_RETIRED = "version.retired"
+    TARGET_DRIFTED = "target.drifted"
+    TARGET_DEGRADED = "target.degraded"
+    TARGET_RECOVERED = "target.recovered"
+    TOKEN_CREATED = "token.created"
+    TOKEN_REVOKED = "token.revoked"
 
 
 @dataclass(frozen=True, slots=True)

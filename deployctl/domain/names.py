@@ -36,6 +36,11 @@ def parse_target_name(text: str) -> TargetName:
     return TargetName(_parse_name("target", text))
 
 
+def parse_table_name(text: str) -> str:
+    """Returns `text` as the name of another table of the settings: an inbox, a rule, a notification."""
+    return _parse_name("table", text)
+
+
 def parse_label_name(text: str) -> LabelName:
     """Returns `text` as a version label; a number would read as a version, and `latest` is a word of ours."""
     if text == "latest" or text.isdigit():

@@ -93,7 +93,10 @@ class LineageStore(abc.ABC):
 
     @abc.abstractmethod
     def freezes(self, target: TargetName) -> tuple[Freeze, ...]:
-        """Returns the freezes of `target` and of models on it that were not lifted, run out ones included."""
+        """Returns the freezes of `target` and of models on it that were not lifted, run out ones included.
+
+        The newest is the last one.
+        """
 
     @abc.abstractmethod
     def quarantine(self, digest: Digest) -> Quarantine | None:

@@ -14,6 +14,14 @@
     target.unfrozen    maybe  yes     {}
     version.quarantined yes   no      {"version": int, "digest": str}
     version.released   yes    no      the same: out of quarantine
+    version.refused    yes    no      {"inbox": str, "export": str, "error": str}
+    version.retired    yes    no      {"version": int, "digest": str}
+    target.drifted     maybe  yes     {"differences": [str], "repaired": bool}
+    target.degraded    maybe  yes     {"problem": str}
+    target.recovered   maybe  yes     {"after_s": float}
+    token.created      no     no      {"id": str, "name": str, "role": str, "targets": [str], "models": [str],
+                                       "digest": str, "expires_at": time | null}
+    token.revoked      no     no      {"id": str}
     version.validated  yes    maybe   {"version": int, "digest": str, "gates": [GateRecord without model and version]}
 
 `data` may hold more than this; what is more is kept and hashed, and changes nothing. Rules of the fold:
@@ -212,7 +220,16 @@ def _effect(event: NewEvent) -> Effect:
     match event.kind:
         case EventKind.VERSION_PUBLISHED | EventKind.VERSION_ADOPTED:
             return _version_recorded(_model(event), event.data)
-        case EventKind.LOCK_RELEASED:
+        case (
+            EventKind.LOCK_RELEASED
+            | EventKind.VERSION_REFUSED
+            | EventKind.VERSION_RETIRED
+            | EventKind.TARGET_DRIFTED
+            | EventKind.TARGET_DEGRADED
+            | EventKind.TARGET_RECOVERED
+            | EventKind.TOKEN_CREATED
+            | EventKind.TOKEN_REVOKED
+        ):
             return Noted()
         case EventKind.TARGET_STARTED:
             return _target_changed(event, running=True)

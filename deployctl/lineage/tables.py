@@ -1,6 +1,7 @@
 """The tables of the lineage database, valid on SQLite and PostgreSQL; only migrations make them.
 
-`events` is the truth. Every other table is a projection: a fold over the events that can be dropped and refolded.
+`events` is the truth. The tables in `PROJECTIONS` are a fold over the events that can be dropped and refolded; the
+others (`leaders`, `channels`, `deliveries`) are the daemon's own notes, which nothing is lost with.
 Times are RFC 3339 text in UTC with microseconds, so that text order is time order; JSON is canonical text, so that
 what was hashed is what is stored on either database.
 """
@@ -28,7 +29,7 @@ from sqlalchemy import (
 
 # Every schema that a released deployctl has written, oldest first; the last is the one this deployctl works with.
 # Alembic holds the same list, but a command must not pay for its import to learn that all is well.
-SCHEMA_REVISIONS: Final = ("0001", "0002")
+SCHEMA_REVISIONS: Final = ("0001", "0002", "0003")
 SCHEMA_HEAD: Final = SCHEMA_REVISIONS[-1]
 
 # Constraints need names for Alembic to change them later, on SQLite above all.
@@ -242,9 +243,55 @@ folded = Table(
     Column("sequence", _SEQUENCE, primary_key=True, autoincrement=False),
 )
 
+# Who may use the daemon's API. The digest is of the token's secret, which is nowhere.
+tokens = Table(
+    "tokens",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("name", Text, nullable=False),
+    Column("digest", Text, nullable=False),
+    Column("role", Text, nullable=False),
+    # JSON lists of names; empty for all.
+    Column("targets", Text, nullable=False),
+    Column("models", Text, nullable=False),
+    Column("created_at", Text, nullable=False),
+    Column("created_by", Text, nullable=False),
+    Column("expires_at", Text),
+    Column("sequence", _SEQUENCE, ForeignKey("events.sequence"), nullable=False),
+)
+
+# Which of several daemons does the work; `token` grows with each that takes it over.
+leaders = Table(
+    "leaders",
+    metadata,
+    Column("duty", Text, primary_key=True),
+    Column("holder", Text, nullable=False),
+    Column("token", BigInteger, nullable=False),
+    Column("expires_at", Text, nullable=False),
+)
+
+# Up to which event each notification channel has been served, and what it could not be told yet, or at all.
+channels = Table(
+    "channels",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("sequence", BigInteger, nullable=False),
+)
+deliveries = Table(
+    "deliveries",
+    metadata,
+    Column("channel", Text, primary_key=True),
+    Column("sequence", BigInteger, primary_key=True, autoincrement=False),
+    Column("attempts", BigInteger, nullable=False),
+    Column("next_at", Text, nullable=False),
+    Column("dead", Boolean, nullable=False),
+    Column("error", Text, nullable=False),
+)
+
 # Children before their parents, as rows must be removed.
 PROJECTIONS: Final = (
     folded,
+    tokens,
     verdicts,
     quarantines,
     freezes,

@@ -181,6 +181,7 @@ def _fold(state: _State, change: Effect) -> None:
             if key in state.revisions:
                 state.revisions[key] = replace(state.revisions[key], reviewed_at=change.at)
         case Frozen(freeze):
+            state.freezes.pop((freeze.target, freeze.model), None)
             state.freezes[freeze.target, freeze.model] = freeze
         case Unfrozen(target, model):
             state.freezes.pop((target, model), None)
@@ -257,6 +258,11 @@ def frozen(
 def unfrozen(*, target: TargetName = TARGET, model: ModelName | None = None) -> NewEvent:
     """Returns the event of a freeze's end."""
     return NewEvent(EventKind.TARGET_UNFROZEN, NOW, ACTOR, "op-5", model, target, "", {})
+
+
+def noted(kind: EventKind) -> NewEvent:
+    """Something that is only history."""
+    return NewEvent(kind, NOW, ACTOR, "op-noted", MODEL, TARGET, "seen", {})
 
 
 def lock_released(*, target: TargetName = TARGET, model: ModelName | None = MODEL) -> NewEvent:

@@ -127,7 +127,7 @@ def test_an_older_schema_is_refused_with_the_command_that_mends_it(any_url: str)
         command.downgrade(migrate.alembic_config(connection), "0001")
 
     with SqlLineageStore(any_url) as store:
-        with pytest.raises(SchemaOutdatedError, match="has schema 0001, this deployctl needs 0002"):
+        with pytest.raises(SchemaOutdatedError, match="has schema 0001, this deployctl needs 0003"):
             store.models()
         with pytest.raises(SchemaOutdatedError), store.transaction():
             pytest.fail("the transaction was opened")

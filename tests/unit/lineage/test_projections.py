@@ -33,6 +33,7 @@ from tests.support.lineage import (
     a_manifest,
     frozen,
     lock_released,
+    noted,
     pending,
     published,
     quarantined,
@@ -43,6 +44,16 @@ from tests.support.lineage import (
     validated,
 )
 
+# Kinds that are only history.
+NOTED = [
+    EventKind.VERSION_REFUSED,
+    EventKind.VERSION_RETIRED,
+    EventKind.TARGET_DRIFTED,
+    EventKind.TARGET_DEGRADED,
+    EventKind.TARGET_RECOVERED,
+    EventKind.TOKEN_CREATED,
+    EventKind.TOKEN_REVOKED,
+]
 MODELS = [ModelName("a"), ModelName("b")]
 TARGETS = [TargetName("local"), TargetName("production")]
 DIGESTS = [a_manifest(content=content).digest for content in "01f"]
@@ -228,6 +239,7 @@ def test_every_kind_of_event_has_an_effect() -> None:
         quarantined(released=True),
         validated("key"),
         lock_released(),
+        *(noted(kind) for kind in NOTED),
     ]
 
     assert {sample.kind for sample in samples} == set(EventKind)

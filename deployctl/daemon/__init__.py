@@ -1,0 +1,1 @@
+"""The daemon: publishes what arrives, keeps targets as recorded, and answers the HTTP API."""

@@ -1,0 +1,13 @@
+"""Which duties a daemon has under its settings."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from deployctl.config.settings import Settings
+from deployctl.daemon.interface import Duty
+
+
+def duties(settings: Settings) -> Iterator[Duty]:
+    """Yields the duties; what one needs is imported when it is yielded."""
+    yield from ()

@@ -1,0 +1,74 @@
+"""What the daemon's duties are, and what each is given to work with."""
+
+from __future__ import annotations
+
+import abc
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from deployctl.bootstrap import Deployment
+from deployctl.config.settings import Settings
+from deployctl.daemon.logs import LogObserver, operation_logged
+from deployctl.domain.clock import Observer
+from deployctl.domain.event import Actor
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What a duty works with until it is told to stop.
+
+    Attributes:
+        shared: holds the connections that every operation of the daemon uses.
+        stopping: set once the duty must return soon.
+    """
+
+    shared: Deployment
+    stopping: threading.Event = field(default_factory=threading.Event)
+
+    @property
+    def settings(self) -> Settings:
+        """The settings; new ones come with new work."""
+        return self.shared.settings
+
+    def pause(self, seconds: float) -> bool:
+        """Returns after `seconds`, or as soon as the duty must return, which is what is told."""
+        return self.stopping.wait(seconds)
+
+    @contextmanager
+    def operation(
+        self, command: str, *, actor: Actor | None = None, observer: Observer | None = None
+    ) -> Iterator[Deployment]:
+        """Gives deployctl for one operation, with an id of its own that the log lines of this thread carry meanwhile.
+
+        Args:
+            command: what is recorded as the command line, such as "daemon: inbox exports".
+            actor: who acts; by default the user that the daemon runs as.
+            observer: hears of progress; by default it is logged.
+        """
+        ours = self.shared.context.actor
+        who = actor or Actor(ours.user, ours.host, ours.ci, command)
+        deployment = Deployment(self.settings, observer or LogObserver(), actor=who, over=self.shared)
+        with operation_logged(deployment.context.operation):
+            yield deployment
+
+
+class Duty(abc.ABC):
+    """One of the things that the daemon does all the time, in a thread of its own while the daemon leads.
+
+    A duty keeps nothing in memory that must not be lost: it may be killed at any moment, and is made anew when the
+    settings change.
+    """
+
+    @property
+    @abc.abstractmethod
+    def name(self) -> str:
+        """What logs call it."""
+
+    @abc.abstractmethod
+    def run(self, work: Work) -> None:
+        """Works until `work.stopping` is set.
+
+        What it raises is logged, and it is run again after a pause that grows with each time.
+        """
