@@ -5,6 +5,7 @@ tensorflow/core/kernels/batching_util/shared_batch_scheduler.h
 
 from __future__ import annotations
 
+import abc
 import logging
 import threading
 import time
@@ -21,6 +22,34 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
+class Waker(abc.ABC):
+    """Tells whoever waits for tasks; one for many tasks, which then costs one switch of threads for a batch."""
+
+    @abc.abstractmethod
+    def wake(self, tasks: Sequence[Task]) -> None:
+        """Called in a thread of the scheduler with tasks of one batch that have their results."""
+
+
+class Waiting(Waker):
+    """Lets a thread wait for its tasks."""
+
+    def __init__(self, tasks: int) -> None:
+        self._left = tasks
+        self._lock = threading.Lock()
+        self._done = threading.Event()
+
+    def wake(self, tasks: Sequence[Task]) -> None:
+        """See `Waker.wake`."""
+        with self._lock:
+            self._left -= len(tasks)
+            if self._left <= 0:
+                self._done.set()
+
+    def wait(self) -> None:
+        """Returns when all tasks have their results."""
+        self._done.wait()
+
+
 @dataclass(slots=True, eq=False)
 class Task:
     """One request's rows.
@@ -29,7 +58,7 @@ class Task:
         values: by tensor name, each with `size` rows.
         key: tasks of equal keys may share a batch.
         deadline: by time.monotonic(), or None.
-        notify: called in a thread of the scheduler, once `result` waits no more.
+        waker: told when the task has its result.
         outputs: set by the queue's function.
     """
 
@@ -37,14 +66,12 @@ class Task:
     size: int
     key: Hashable
     deadline: float | None
-    notify: Callable[[], None] | None = None
+    waker: Waker
     outputs: dict[str, Tensor] | None = None
     error: StatusError | None = None
-    done: threading.Event = field(default_factory=threading.Event)
 
     def result(self) -> dict[str, Tensor]:
-        """Waits for the batch, and returns the outputs or raises its error."""
-        self.done.wait()
+        """Returns the outputs or raises the batch's error, once the waker has been told."""
         if self.error is not None:
             raise StatusError(self.error.code, self.error.message)
         assert self.outputs is not None
@@ -133,7 +160,9 @@ class BatchScheduler:
                 batch.size += task.size
                 batch.closed = batch.size >= queue.batch_size
                 placed.append((batch, task))
-            self._condition.notify(len(tasks))
+            if any(batch.closed or len(batch.tasks) == 1 for batch, _ in placed):
+                # A task that joins others changes nothing for the threads: one of them knows when the batch is due.
+                self._condition.notify()
 
     def _open_batch(self, queue: BatchQueue, task: Task) -> Batch | None:
         """The batch that takes `task`: an open one with room, a new one, or None."""
@@ -174,6 +203,8 @@ class BatchScheduler:
                     if left <= 0:
                         queue.batches.remove(batch)
                         self._next = (self._next + offset + 1) % len(self._queues)
+                        if any(each.batches for each in self._queues):
+                            self._condition.notify()
                         return batch
                     wait = left if wait is None else min(wait, left)
             self._condition.wait(wait)
@@ -192,8 +223,9 @@ def _run(batch: Batch) -> None:
         except Exception as raised:
             logger.exception("a batch of %d rows failed by a fault", batch.size)
             error = StatusError(Code.INTERNAL, f"{type(raised).__name__}: {raised}")
+    waiting: dict[Waker, list[Task]] = {}
     for task in batch.tasks:
         task.error = error
-        task.done.set()
-        if task.notify is not None:
-            task.notify()
+        waiting.setdefault(task.waker, []).append(task)
+    for waker, tasks in waiting.items():
+        waker.wake(tasks)

@@ -11,14 +11,13 @@ import bisect
 import contextlib
 import logging
 import time
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Hashable, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from deployctl.modelserver.batch_scheduler import Batch, BatchQueue, BatchScheduler, Task
+from deployctl.modelserver.batch_scheduler import Batch, BatchQueue, BatchScheduler, Task, Waiting, Waker
 from deployctl.modelserver.interface import Code, StatusError
 from deployctl.modelserver.runner import Runner
 
@@ -85,6 +84,7 @@ class BatchingRunner(Runner):
         self._scheduler = scheduler
         self._options = options
         self._queues: dict[tuple[frozenset[str], frozenset[str]], BatchQueue] = {}
+        self._waker: _LoopWaker | None = None
         for signature in session.signatures.signatures.values():
             inputs = frozenset(spec.tensor for spec in signature.inputs.values())
             outputs = frozenset(spec.tensor for spec in signature.outputs.values())
@@ -105,26 +105,36 @@ class BatchingRunner(Runner):
         self, feeds: Sequence[tuple[str, Tensor]], fetches: Sequence[str], *, timeout_s: float | None
     ) -> list[Tensor]:
         """Runs the graph in a batch; calls that fit no signature, with an output filter for one, run alone."""
-        submission = self._submission(dict(feeds), fetches, timeout_s)
-        if submission is None:
+        values = dict(feeds)
+        queue = self._queues.get((frozenset(values), frozenset(fetches)))
+        if queue is None:
             return self._session.run(feeds, fetches, timeout_s=timeout_s)
-        queue, tasks = submission
+        parts = self._parts(values)
+        waiting = Waiting(len(parts))
+        tasks = self._tasks(parts, timeout_s, waiting)
         self._scheduler.submit(queue, tasks)
+        waiting.wait()
         return _joined(tasks, fetches)
 
     def run_soon(
         self, feeds: Sequence[tuple[str, Tensor]], fetches: Sequence[str], *, timeout_s: float | None
     ) -> Awaitable[list[Tensor]] | None:
         """Puts the call into a batch; None for calls that run alone."""
-        submission = self._submission(dict(feeds), fetches, timeout_s)
-        if submission is None:
+        values = dict(feeds)
+        queue = self._queues.get((frozenset(values), frozenset(fetches)))
+        if queue is None:
             return None
-        queue, tasks = submission
         loop = asyncio.get_running_loop()
-        done = [loop.create_future() for _ in tasks]
-        for task, future in zip(tasks, done, strict=True):
-            task.notify = partial(_notify, loop, future)
-        self._scheduler.submit(queue, tasks)
+        waker = self._waker
+        if waker is None or waker.loop is not loop:
+            waker = self._waker = _LoopWaker(loop)
+        tasks = self._tasks(self._parts(values), timeout_s, waker)
+        done = [waker.expect(task) for task in tasks]
+        try:
+            self._scheduler.submit(queue, tasks)
+        except StatusError:
+            waker.forget(tasks)
+            raise
 
         async def results() -> list[Tensor]:
             for future in done:
@@ -133,25 +143,24 @@ class BatchingRunner(Runner):
 
         return results()
 
-    def _submission(
-        self, values: dict[str, Tensor], fetches: Sequence[str], timeout_s: float | None
-    ) -> tuple[BatchQueue, list[Task]] | None:
-        queue = self._queues.get((frozenset(values), frozenset(fetches)))
-        if queue is None:
-            return None
+    def _parts(self, values: dict[str, Tensor]) -> list[tuple[dict[str, Tensor], int]]:
+        """Splits a call into what may run together; each part with its number of rows."""
         size = _row_count(values)
         limit = self._options.max_batch_size
         if size > limit and not self._options.split_large:
             raise StatusError(
                 Code.INVALID_ARGUMENT, f"Task size {size} is larger than maximum input batch size {limit}"
             )
-        deadline = None if timeout_s is None else time.monotonic() + timeout_s
         step = self._options.execution_size
-        starts = range(0, max(size, 1), step)
-        if len(starts) == 1:
-            return queue, [self._task(values, size, deadline)]
-        parts = [_rows(values, start, start + step) for start in starts]
-        return queue, [self._task(part, _row_count(part), deadline) for part in parts]
+        if size <= step:
+            return [(values, size)]
+        return [(_rows(values, start, start + step), min(step, size - start)) for start in range(0, size, step)]
+
+    def _tasks(
+        self, parts: Sequence[tuple[dict[str, Tensor], int]], timeout_s: float | None, waker: Waker
+    ) -> list[Task]:
+        deadline = None if timeout_s is None else time.monotonic() + timeout_s
+        return [Task(values, size, self._key(values), deadline, waker) for values, size in parts]
 
     def close(self) -> None:
         """Frees the session."""
@@ -159,13 +168,14 @@ class BatchingRunner(Runner):
             self._scheduler.remove_queue(queue)
         self._session.close()
 
-    def _task(self, values: dict[str, Tensor], size: int, deadline: float | None) -> Task:
+    def _key(self, values: dict[str, Tensor]) -> Hashable:
         padded = self._options.pad_variable_length_inputs
-        key = tuple(
-            (name, value.dtype.str, value.dtype.names, value.ndim if padded else value.shape[1:])
-            for name, value in sorted(values.items())
+        return tuple(
+            [
+                (name, value.dtype.str, value.dtype.names, value.ndim if padded else value.shape[1:])
+                for name, value in (sorted(values.items()) if len(values) > 1 else values.items())
+            ]
         )
-        return Task(values, size, key, deadline)
 
     def _run_batch(self, batch: Batch) -> None:
         """Runs the tasks of `batch` as one call and gives each its rows."""
@@ -212,14 +222,33 @@ def _joined(tasks: Sequence[Task], fetches: Sequence[str]) -> list[Tensor]:
     ]
 
 
-def _notify(loop: asyncio.AbstractEventLoop, future: asyncio.Future[None]) -> None:
-    with contextlib.suppress(RuntimeError):  # The server has ended, and with it whoever waited.
-        loop.call_soon_threadsafe(_settle, future)
+class _LoopWaker(Waker):
+    """Lets an event loop wait for tasks; it is woken once for all tasks of a batch."""
 
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.loop = loop
+        self._expected: dict[Task, asyncio.Future[None]] = {}
 
-def _settle(future: asyncio.Future[None]) -> None:
-    if not future.done():
-        future.set_result(None)
+    def expect(self, task: Task) -> asyncio.Future[None]:
+        """Returns a future that is done when the task has its result; in the loop's thread."""
+        future = self._expected[task] = self.loop.create_future()
+        return future
+
+    def forget(self, tasks: Sequence[Task]) -> None:
+        """Expects no results of `tasks`; in the loop's thread."""
+        for task in tasks:
+            self._expected.pop(task, None)
+
+    def wake(self, tasks: Sequence[Task]) -> None:
+        """See `Waker.wake`."""
+        with contextlib.suppress(RuntimeError):  # The server has ended, and with it whoever waited.
+            self.loop.call_soon_threadsafe(self._settle, tasks)
+
+    def _settle(self, tasks: Sequence[Task]) -> None:
+        for task in tasks:
+            future = self._expected.pop(task, None)
+            if future is not None and not future.done():
+                future.set_result(None)
 
 
 def _row_count(values: dict[str, Tensor]) -> int:
