@@ -80,6 +80,19 @@ def _container(deployment: Deployment, target: TargetSettings) -> Launch:
     return launch
 
 
+def beside_target(deployment: Deployment, target: TargetSettings) -> Launch:
+    """Returns what makes a container as the target's from its directory and the models: reached on ports of its own."""
+    from deployctl.bootstrap import docker_options
+    from deployctl.serving.docker_runtime import DockerRuntime
+
+    def launch(state_dir: Path, models: Path) -> ServingRuntime:
+        options = docker_options(_NAME, deployment.settings, target)
+        own = replace(options, state_dir=state_dir, repository=models, rest_port=0, grpc_port=0, restart="no")
+        return DockerRuntime(own, deployment.context.observer.warn)
+
+    return launch
+
+
 def copy_version(version: Path, destination: Path) -> None:
     """Puts a version where a container can see it: by hard links, or by copies where these cannot be made."""
 

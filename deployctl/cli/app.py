@@ -61,6 +61,7 @@ class RootGroup(LazyGroup, BoundaryGroup):
         "up": "servers",
         "down": "servers",
         "restart": "servers",
+        "upgrade": "servers",
         "logs": "servers",
         "publish": "versions",
         "versions": "versions",

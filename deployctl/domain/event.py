@@ -24,6 +24,7 @@ class EventKind(StrEnum):
     VERSION_ADOPTED = "version.adopted"
     TARGET_STARTED = "target.started"
     TARGET_STOPPED = "target.stopped"
+    TARGET_UPGRADED = "target.upgraded"
     REVISION_PENDING = "revision.pending"
     REVISION_SERVING = "revision.serving"
     REVISION_FAILED = "revision.failed"

@@ -195,11 +195,11 @@ class ScratchServer:
 
     def _started(self) -> ServingRuntime:
         if self._runtime is None:
-            root = self._stack.enter_context(self._own_directory())
+            root = self._stack.enter_context(own_directory(self._directory, self._launch))
             self._models = root / "models"
             self._models.mkdir()
             runtime = self._launch(root, self._models)
-            self._stack.callback(_stop, runtime)
+            self._stack.callback(stop, runtime)
             runtime.up(ServingConfig(()), timeout_s=_START_TIMEOUT_S)
             self._runtime = runtime
         return self._runtime
@@ -227,41 +227,44 @@ class ScratchServer:
             old.unlink(missing_ok=True)
         return file
 
-    @contextmanager
-    def _own_directory(self) -> Iterator[Path]:
-        """Gives a directory of this server's own, and clears away those of users that were killed."""
-        self._directory.mkdir(parents=True, exist_ok=True)
-        root = self._directory / secrets.token_hex(6)
-        lock = root.with_suffix(_LOCK)
-        descriptor = os.open(lock, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-            self._clear_abandoned(lock)
-            root.mkdir()
-            yield root
-        finally:
-            shutil.rmtree(root, ignore_errors=True)
-            lock.unlink(missing_ok=True)
-            os.close(descriptor)
 
-    def _clear_abandoned(self, own: Path) -> None:
-        for lock in self._directory.glob(f"*{_LOCK}"):
-            if lock == own:
-                continue
-            with suppress(OSError):  # BlockingIOError: somebody uses it; FileNotFoundError: its user has just left
-                descriptor = os.open(lock, os.O_RDWR | os.O_CLOEXEC)
-                try:
-                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    root = lock.with_suffix("")
-                    if root.is_dir():
-                        _stop(self._launch(root, root / "models"))
-                    shutil.rmtree(root, ignore_errors=True)
-                    lock.unlink(missing_ok=True)
-                finally:
-                    os.close(descriptor)
+@contextmanager
+def own_directory(directory: Path, launch: Launch) -> Iterator[Path]:
+    """Gives a directory below `directory` for one scratch server, and clears away those of users that were killed."""
+    directory.mkdir(parents=True, exist_ok=True)
+    root = directory / secrets.token_hex(6)
+    lock = root.with_suffix(_LOCK)
+    descriptor = os.open(lock, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        _clear_abandoned(directory, lock, launch)
+        root.mkdir()
+        yield root
+    finally:
+        shutil.rmtree(root, ignore_errors=True)
+        lock.unlink(missing_ok=True)
+        os.close(descriptor)
 
 
-def _stop(runtime: ServingRuntime) -> None:
+def _clear_abandoned(directory: Path, own: Path, launch: Launch) -> None:
+    for lock in directory.glob(f"*{_LOCK}"):
+        if lock == own:
+            continue
+        with suppress(OSError):  # BlockingIOError: somebody uses it; FileNotFoundError: its user has just left
+            descriptor = os.open(lock, os.O_RDWR | os.O_CLOEXEC)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                root = lock.with_suffix("")
+                if root.is_dir():
+                    stop(launch(root, root / "models"))
+                shutil.rmtree(root, ignore_errors=True)
+                lock.unlink(missing_ok=True)
+            finally:
+                os.close(descriptor)
+
+
+def stop(runtime: ServingRuntime) -> None:
+    """Ends a scratch server; one that cannot be ended is left to whoever starts the next."""
     try:
         runtime.down(timeout_s=_STOP_TIMEOUT_S)
     except DeployctlError as error:

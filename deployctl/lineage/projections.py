@@ -5,6 +5,8 @@
     version.adopted    yes    no      the same
     target.started     no     yes     {"runtime": str, "rest": str, "grpc": str}
     target.stopped     no     yes     the same; "" where there is no endpoint any more
+    target.upgraded    no     yes     as target.started, and {"before": Image, "after": Image, "compared": [...],
+                                       "gap_s": float}
     revision.pending   yes    yes     {"revision": int, "kind": "promote" | "rollback", "desired": Desired,
                                        "before": Desired, "restores": int | null}
     revision.serving   yes    yes     {"revision": int, "evidence": object}
@@ -231,7 +233,7 @@ def _effect(event: NewEvent) -> Effect:
             | EventKind.TOKEN_REVOKED
         ):
             return Noted()
-        case EventKind.TARGET_STARTED:
+        case EventKind.TARGET_STARTED | EventKind.TARGET_UPGRADED:
             return _target_changed(event, running=True)
         case EventKind.TARGET_STOPPED:
             return _target_changed(event, running=False)

@@ -30,6 +30,7 @@ from deployctl.errors import (
 )
 from deployctl.serving.docker_options import (
     GRPC_PORT,
+    IMAGE_LABEL,
     ISOLATED_LABEL,
     OURS_LABEL,
     REST_PORT,
@@ -127,7 +128,7 @@ class Engine:
                 spec.image_id,
                 list(spec.command),
                 name=name,
-                labels={**spec.labels, SPEC_LABEL: spec.digest, ROLE_LABEL: role, **_isolated(spec)},
+                labels={**spec.labels, **_own_labels(spec, role)},
                 ports={} if spec.isolated else published,
                 mounts=[Mount(path, source, type="bind", read_only=True) for source, path in spec.mounts],
                 environment=named_values(spec.environment),
@@ -334,8 +335,9 @@ def _limits(spec: ContainerSpec) -> dict[str, Any]:
     return found
 
 
-def _isolated(spec: ContainerSpec) -> dict[str, str]:
-    return {ISOLATED_LABEL: "1"} if spec.isolated else {}
+def _own_labels(spec: ContainerSpec, role: str) -> dict[str, str]:
+    labels = {SPEC_LABEL: spec.digest, ROLE_LABEL: role, IMAGE_LABEL: spec.image_name}
+    return labels | ({ISOLATED_LABEL: "1"} if spec.isolated else {})
 
 
 def _devices(text: str) -> DeviceRequest:

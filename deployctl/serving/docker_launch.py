@@ -73,27 +73,39 @@ class Launcher:
         return ready
 
     def replace(
-        self, old: ContainerFacts, spec: ContainerSpec, config: ServingConfig, deadline: float
-    ) -> ContainerFacts:
+        self,
+        old: ContainerFacts,
+        spec: ContainerSpec,
+        config: ServingConfig,
+        deadline: float,
+        *,
+        why: str = "its settings have changed",
+        tried: bool = False,
+    ) -> tuple[ContainerFacts, float]:
         """Puts a container made from `spec` in the place of `old`, which serves until the new one could.
 
-        Where both need the same port, the new one is tried on other ports first, and the gap is told.
+        Where both need the same port, the new one is tried on other ports first, unless it was `tried`, and the gap
+        is told. Returns the new one, and the seconds in which none served.
         """
         if _ports_differ(old, spec):
             self._engine.rename(old, f"{old.name}-old-{old.id[:6]}")
-            self._announce(f"{self._target}: its settings have changed; a new container starts beside the old one")
+            self._announce(f"{self._target}: {why}; a new container starts beside the old one")
             made = self.start_new(spec, config, deadline)
             self._end(old)
-            return made
+            return made, 0.0
+        tries = "was tried on other ports" if tried else "is tried on other ports first"
         self._announce(
-            f"{self._target}: its settings have changed and its ports have not, so that the old container must stop "
-            f"before the new one starts; the new one is tried on other ports first"
+            f"{self._target}: {why} and its ports have not, so that the old container must stop before the new one "
+            f"starts; the new one {tries}"
         )
-        trial = self.start_new(spec, config, deadline, role=TRIAL_ROLE)
-        self._engine.remove(trial)
+        if not tried:
+            trial = self.start_new(spec, config, deadline, role=TRIAL_ROLE)
+            self._engine.remove(trial)
         return self._swap(old, spec, config, deadline)
 
-    def _swap(self, old: ContainerFacts, spec: ContainerSpec, config: ServingConfig, deadline: float) -> ContainerFacts:
+    def _swap(
+        self, old: ContainerFacts, spec: ContainerSpec, config: ServingConfig, deadline: float
+    ) -> tuple[ContainerFacts, float]:
         self._engine.rename(old, f"{old.name}-old-{old.id[:6]}")
         self._engine.stop(old, timeout_s=self._options.stop_timeout_s)
         stopped = time.monotonic()
@@ -104,9 +116,10 @@ class Launcher:
             self.await_ready(old, config, time.monotonic() + _RETURN_S)
             self._announce(f"{self._target}: the old container serves again after {_since(stopped)} without a server")
             raise
-        self._announce(f"{self._target}: {_since(stopped)} passed without a server")
+        gap_s = time.monotonic() - stopped
+        self._announce(f"{self._target}: {format_duration(gap_s)} passed without a server")
         self._engine.remove(old)
-        return made
+        return made, gap_s
 
     def _end(self, container: ContainerFacts) -> None:
         self._engine.stop(container, timeout_s=self._options.stop_timeout_s)

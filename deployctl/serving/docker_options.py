@@ -24,6 +24,8 @@ PROJECT_LABEL = "io.deployctl.project"
 # What it was made from: another value means that a setting has changed.
 SPEC_LABEL = "io.deployctl.spec"
 ROLE_LABEL = "io.deployctl.role"
+# What its image was called when it was made: a name may come to mean another image.
+IMAGE_LABEL = "io.deployctl.image"
 # On containers that publish nothing and are reached at their own address.
 ISOLATED_LABEL = "io.deployctl.isolated"
 # On images of the embedded server, which has flags of its own.
@@ -155,6 +157,11 @@ class ContainerFacts:
         return self.labels.get(SPEC_LABEL, "")
 
     @property
+    def image_name(self) -> str:
+        """What its image was called when it was made, "" where it does not say."""
+        return self.labels.get(IMAGE_LABEL, "")
+
+    @property
     def role(self) -> str:
         """Whether it serves or was only tried."""
         return self.labels.get(ROLE_LABEL, SERVING_ROLE)
@@ -165,10 +172,12 @@ class ContainerSpec:
     """All that a container is made from; two equal ones make containers that differ in nothing.
 
     Attributes:
+        image_name: what the image is called now, which says nothing of how the container is.
         mounts: source and path, all read-only.
     """
 
     image_id: str
+    image_name: str = ""
     command: tuple[str, ...]
     host: str
     rest_port: int
@@ -190,7 +199,8 @@ class ContainerSpec:
     @property
     def digest(self) -> str:
         """What tells it from a spec with other settings."""
-        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:16]
+        values = {name: value for name, value in asdict(self).items() if name != "image_name"}
+        return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
 
     def with_mounts(self, mounts: tuple[tuple[str, str], ...]) -> ContainerSpec:
         """Returns the same with other mounts."""
@@ -201,6 +211,7 @@ def container_spec(options: DockerOptions, image: ImageFacts, *, default_user: s
     """Returns what `options` ask for, made from `image`; `default_user` is for options that name no user."""
     return ContainerSpec(
         image_id=image.id,
+        image_name=options.image,
         command=server_flags(options, ours=image.ours),
         host=options.host,
         rest_port=options.rest_port,

@@ -43,13 +43,14 @@ from deployctl.serving.docker_options import (
 )
 from deployctl.serving.docker_process import innermost_process, memory_held
 from deployctl.serving.docker_recovery import Recovery
+from deployctl.serving.interface import Image, ImageRuntime
 from deployctl.serving.network import NetworkRuntime
 from deployctl.serving.server_log import ago
 
 _NOBODY = "65534:65534"
 
 
-class DockerRuntime(NetworkRuntime):
+class DockerRuntime(NetworkRuntime, ImageRuntime):
     """Serves from a container on the engine that the `docker` command would use.
 
     The container is found by its labels, so nothing else records which one it is. It starts from the configuration
@@ -84,7 +85,8 @@ class DockerRuntime(NetworkRuntime):
         """Starts a container with `config`, or finds the running one, and returns once it answers for every model.
 
         A running container that was made from other settings is replaced: by a new one that runs beside it, where
-        their ports differ; else by one that was tried on other ports before the old one is stopped.
+        their ports differ; else by one that was tried on other ports before the old one is stopped. It keeps its
+        image: for another one there is `exchange`.
 
         Raises:
             EngineUnavailableError, ImageMissingError: nothing was changed.
@@ -102,11 +104,11 @@ class DockerRuntime(NetworkRuntime):
                 self._check_present(config)
                 self.persist(normal(config))
                 sweep(self._models_file)
-                made = self._launcher().start_new(spec, normal(config), deadline)
-            elif serving.spec == spec.digest:
-                made = self._launcher().await_answer(serving, deadline)
-            else:
-                made = self._launcher().replace(serving, spec, normal(config), deadline)
+                return self._remember(self._launcher().start_new(spec, normal(config), deadline))
+            spec = self._with_image_of(serving, spec)
+            if serving.spec == spec.digest:
+                return self._remember(self._launcher().await_answer(serving, deadline))
+            made, _ = self._launcher().replace(serving, spec, normal(config), deadline)
             return self._remember(made)
 
     def down(self, *, timeout_s: float) -> bool:
@@ -134,6 +136,7 @@ class DockerRuntime(NetworkRuntime):
         with self._lock("restart", timeout_s=timeout_s):
             spec = self._spec()
             serving = _serving(self._engine().containers(self._options.labels), spec)
+            spec = spec if serving is None else self._with_image_of(serving, spec)
             if serving is not None and serving.spec == spec.digest:
                 self._check_present(config)
                 self.persist(normal(config))
@@ -143,6 +146,37 @@ class DockerRuntime(NetworkRuntime):
         if serving is not None:
             self.down(timeout_s=self._options.stop_timeout_s)
         return self.up(config, timeout_s=max(1.0, deadline - time.monotonic()))
+
+    def running_image(self) -> Image | None:
+        """Returns what the serving container is made from, None where none runs."""
+        container = self._find()
+        if container is None or not container.running:
+            return None
+        found = self._engine().image_name(container.image_id)
+        return Image(container.image_name, container.image_id, found.digest if found else container.image_id)
+
+    def wanted_image(self) -> Image:
+        """Returns the image that the settings name, pulled as they say."""
+        found = self._engine().image(self._options.image, self._options.pull)
+        return Image(self._options.image, found.id, found.digest)
+
+    def exchange(self, config: ServingConfig, *, timeout_s: float) -> float:
+        """Puts a container of the settings' image in the place of the running one; returns the seconds without any."""
+        deadline = time.monotonic() + timeout_s
+        self._make_directory()
+        with self._lock("upgrade", timeout_s=timeout_s):
+            spec = self._spec()
+            serving = _serving(self._engine().containers(self._options.labels), spec)
+            if serving is None:
+                raise ServerUnavailableError(
+                    f"the server of {self._target} is not running", hint=f"deployctl up {self._target}"
+                )
+            self._known = None
+            made, gap_s = self._launcher().replace(
+                serving, spec, normal(config), deadline, why="its image changes", tried=True
+            )
+            self._remember(made)
+            return gap_s
 
     def state(self, *, timeout_s: float) -> ServerState:
         """Returns what is known of the container; an engine that does not answer makes the server unreachable."""
@@ -285,6 +319,21 @@ class DockerRuntime(NetworkRuntime):
         image = self._engine().image(options.image, options.pull)
         return container_spec(options, image, default_user=default_user(image))
 
+    def _with_image_of(self, serving: ContainerFacts, spec: ContainerSpec) -> ContainerSpec:
+        """Returns `spec` with the image that runs: another one may answer otherwise, which `exchange` is for."""
+        if serving.image_id == spec.image_id:
+            return spec
+        running = self._engine().image_name(serving.image_id)
+        self._announce(
+            f"{self._target} goes on with {serving.image_name or serving.image_id[:19]}, and the settings name "
+            f"{self._options.image}; `deployctl upgrade {self._target}` compares their answers, then switches"
+        )
+        if running is None:
+            # It cannot be made again; its settings are those that it has.
+            return replace(spec, image_id=serving.image_id)
+        kept = replace(self._options, image=serving.image_name)
+        return container_spec(replace(kept, isolated=spec.isolated), running, default_user=default_user(running))
+
     def _find(self) -> ContainerFacts | None:
         """Returns the serving container, the newest where several are left, None where there is none."""
         found = [each for each in self._engine().containers(self._options.labels) if each.role == SERVING_ROLE]
@@ -315,7 +364,10 @@ class DockerRuntime(NetworkRuntime):
         return Recovery(self._target, self._engine(), self._launcher(), self._find)
 
     def _detail(self, container: ContainerFacts, image: ImageFacts | None) -> dict[str, str]:
-        detail = {"container": f"{container.id[:12]} ({container.status})", "image": self._options.image}
+        detail = {
+            "container": f"{container.id[:12]} ({container.status})",
+            "image": container.image_name or self._options.image,
+        }
         if image is not None:
             detail["digest"] = image.digest
         if container.health:

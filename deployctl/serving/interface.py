@@ -217,3 +217,49 @@ class ServingRuntime(abc.ABC):
     @abc.abstractmethod
     def logs(self, *, lines: int | None, since_s: float | None, follow: bool) -> Iterator[str]:
         """Yields log lines, oldest first: the last `lines`, those of the last `since_s` seconds, and new ones."""
+
+
+@dataclass(frozen=True, slots=True)
+class Image:
+    """What a server's container is made from.
+
+    Attributes:
+        name: as it was asked for, by tag or digest; "" where that is not known any more.
+        id: "sha256:…" of its configuration.
+        digest: "NAME@sha256:…" by which a registry knows it; its id where it came from none.
+    """
+
+    name: str
+    id: str
+    digest: str
+
+    def __str__(self) -> str:
+        return self.name or self.digest
+
+    def to_json(self) -> dict[str, str]:
+        """Returns JSON values for the record."""
+        return {"name": self.name, "id": self.id, "digest": self.digest}
+
+
+class ImageRuntime(ServingRuntime):
+    """A runtime whose server comes in an image, which can be exchanged for another."""
+
+    @abc.abstractmethod
+    def running_image(self) -> Image | None:
+        """Returns what the server is made from, None where it does not run."""
+
+    @abc.abstractmethod
+    def wanted_image(self) -> Image:
+        """Returns what a new server would be made from, fetched as the settings say.
+
+        Raises:
+            EngineUnavailableError, ImageMissingError: it cannot be had.
+        """
+
+    @abc.abstractmethod
+    def exchange(self, config: ServingConfig, *, timeout_s: float) -> float:
+        """Puts a server of the wanted image in the place of the running one; returns the seconds without an answer.
+
+        Raises:
+            ServerError, EngineError: it did not come up; the one before it serves, as far as it can.
+        """

@@ -12,14 +12,17 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import hashlib
+import io
 import os
+import secrets
 import shutil
 import signal
 import subprocess
 import sys
+import tarfile
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from threading import Event
@@ -139,6 +142,48 @@ def docker_workspace(tmp_path: Path, serving_image: str) -> Iterator[Callable[..
     yield make
     for workspace in made:
         workspace.run("down", "local", "--timeout", "2s")
+
+
+class ImageMaker:
+    """Makes images from one that serves, with other files or settings; they are gone after the block."""
+
+    def __init__(self, engine: Any, base: str) -> None:
+        self._engine = engine
+        self._base = base
+        self._made: list[str] = []
+
+    def __enter__(self) -> ImageMaker:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for name in self._made:
+            self._engine.images.remove(name, force=True)
+
+    def make(
+        self,
+        *,
+        files: Mapping[str, str] | None = None,
+        directories: Mapping[str, Path] | None = None,
+        changes: Sequence[str] = ('LABEL "another"="1"',),
+    ) -> str:
+        """Returns the name of a new image with these texts and directories below its root, changed as a Dockerfile."""
+        container = self._engine.containers.create(self._base)
+        try:
+            archive = io.BytesIO()
+            with tarfile.open(fileobj=archive, mode="w") as tar:
+                for name, text in (files or {}).items():
+                    entry = tarfile.TarInfo(name)
+                    entry.size, entry.mode = len(text.encode()), 0o644
+                    tar.addfile(entry, io.BytesIO(text.encode()))
+                for name, directory in (directories or {}).items():
+                    tar.add(directory, name)
+            container.put_archive("/", archive.getvalue())
+            tag = f"test-{secrets.token_hex(6)}"
+            container.commit("deployctl/model-server", tag, changes=list(changes))
+        finally:
+            container.remove()
+        self._made.append(f"deployctl/model-server:{tag}")
+        return self._made[-1]
 
 
 def let_in(directory: Path) -> None:

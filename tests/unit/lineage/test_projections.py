@@ -229,6 +229,7 @@ def test_every_kind_of_event_has_an_effect() -> None:
         published(kind=EventKind.VERSION_ADOPTED),
         target_event(EventKind.TARGET_STARTED),
         target_event(EventKind.TARGET_STOPPED),
+        target_event(EventKind.TARGET_UPGRADED),
         pending(),
         settled(),
         settled(serving=False),
