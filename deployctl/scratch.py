@@ -93,6 +93,21 @@ def beside_target(deployment: Deployment, target: TargetSettings) -> Launch:
     return launch
 
 
+def image_digest(deployment: Deployment, target: TargetSettings) -> str:
+    """Returns what the image of `target` is by its bytes, or its name where the engine cannot tell now."""
+    from deployctl.bootstrap import docker_options
+    from deployctl.errors import DeployctlError
+    from deployctl.serving.docker_runtime import DockerRuntime
+
+    runtime = DockerRuntime(docker_options(_NAME, deployment.settings, target), deployment.context.observer.warn)
+    try:
+        return runtime.wanted_image().digest
+    except DeployctlError:
+        return target.image  # the gate meets the same problem, and tells it
+    finally:
+        runtime.close()
+
+
 def copy_version(version: Path, destination: Path) -> None:
     """Puts a version where a container can see it: by hard links, or by copies where these cannot be made."""
 

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from deployctl.repository.interface import FileProblem
 
 ENTRY_POINTS = "deployctl.gates"
+_LOAD = "load"
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,12 +39,14 @@ class Wishes:
         allow_breaking: the reason for which a breaking change is accepted, "" for none.
         golden: the file of golden records, None for the model's.
         against_live: whether golden answers are held against the serving version's.
+        images: the images that the version is tried in, beside each other; () for the target's.
     """
 
     gates: tuple[str, ...] = ()
     allow_breaking: str = ""
     golden: Path | None = None
     against_live: bool = False
+    images: tuple[str, ...] = ()
 
 
 class GateMaker:
@@ -71,7 +74,12 @@ class GateMaker:
             SettingsError: there is no gate of a name that the settings or the command line give.
         """
         every = (*self.target.gates, *self.target.advisory_gates) if self.target.gates else ()
-        return tuple(self._gate(name) for name in dict.fromkeys(self.wishes.gates or every))
+        names = dict.fromkeys(self.wishes.gates or every)
+        if not self.wishes.images:
+            return tuple(self._gate(name) for name in names)
+        # Where the gates do not have `load`, the images are tried last.
+        places = names if _LOAD in names else (*names, _LOAD)
+        return tuple(gate for name in places for gate in (self._loads() if name == _LOAD else [self._gate(name)]))
 
     def __exit__(self, *_: object) -> None:
         self._stack.close()
@@ -149,8 +157,29 @@ class GateMaker:
 
         settings = self.target.gate.load
         return LoadGate(
-            self._scratch, server=self._server(), timeout_s=settings.timeout_s, max_memory=settings.max_memory
+            self._scratch,
+            server=self._server(self.target),
+            timeout_s=settings.timeout_s,
+            max_memory=settings.max_memory,
         )
+
+    def _loads(self) -> list[Gate]:
+        """Returns a gate for each image to be tried, each with a scratch server of its own."""
+        from deployctl.gates.load import LoadGate
+        from deployctl.scratch import scratch_server
+
+        settings = self.target.gate.load
+        targets = [replace(self.target, image=image) for image in self.wishes.images]
+        return [
+            LoadGate(
+                self._stack.enter_context(scratch_server(self.deployment, target)),
+                server=self._server(target),
+                timeout_s=settings.timeout_s,
+                max_memory=settings.max_memory,
+                image=target.image,
+            )
+            for target in targets
+        ]
 
     def _golden(self) -> Gate:
         from deployctl.domain.golden import Tolerance
@@ -172,7 +201,7 @@ class GateMaker:
         settings = self.target.gate.latency
         return LatencyGate(
             self._scratch,
-            self.golden_file.records or (),
+            self.golden_file,
             self.deployment.context.clock,
             max_ratio=settings.max_ratio,
             pairs=settings.pairs,
@@ -204,10 +233,12 @@ class GateMaker:
         except (OSError, UnicodeDecodeError) as error:
             raise InvalidRequestError(f"cannot read {path}: {error}") from error
 
-    def _server(self) -> str:
-        """Returns what the scratch server is."""
-        if self.target.runtime is RuntimeName.DOCKER:
-            return self.target.image
+    def _server(self, target: TargetSettings) -> str:
+        """Returns what a scratch server of `target` is: of an image its digest, since a tag may move."""
+        if target.runtime is RuntimeName.DOCKER:
+            from deployctl.scratch import image_digest
+
+            return image_digest(self.deployment, target)
         return f"deployctl-model-server {__version__} {' '.join(self.target.server_args)}".rstrip()
 
     def _image_version(self) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,7 +11,7 @@ import typer
 
 from deployctl.cli.options import Output, OutputOption, TargetOption
 from deployctl.cli.render import write, write_json
-from deployctl.cli.validation import SubjectArgument, export_path, opened_for
+from deployctl.cli.validation import SubjectArgument, export_path, opened_for, subject_version
 from deployctl.errors import InvalidRequestError, ServerError, UsageError
 
 if TYPE_CHECKING:
@@ -58,10 +58,11 @@ def record(
     path = export_path(subject)
     if path is not None and (live or out is None):
         raise UsageError(f"{subject} is an export: give --out FILE, and not --live")
-    with (
-        opened_for(context, path) as deployment,
-        _asked(deployment, subject, path, target, live=live) as (version, ask),
-    ):
+    with opened_for(context, path) as deployment, ExitStack() as stack:
+        version = subject_version(deployment, stack, subject, target)
+        if version.problem is not None:
+            raise version.problem
+        ask = stack.enter_context(_asked(deployment, version, target, live=live))
         requests = _requests(source) if source is not None else random_requests(version, signature, random or 0, seed)
         records = record_answers(requests, version, ask)
         file = out or golden_path(deployment, target, version.name.partition("@")[0])
@@ -91,18 +92,13 @@ def _requests(file: Path) -> tuple[GoldenRecord, ...]:
 
 @contextmanager
 def _asked(
-    deployment: Deployment, subject: str, path: Path | None, target: str | None, *, live: bool
-) -> Iterator[tuple[Version, Callable[[GoldenRecord], Prediction]]]:
-    """Gives the version, and what asks it: the target's server, or a scratch server that lives as long as the block."""
-    from deployctl.cli.validation import subject_version
+    deployment: Deployment, version: Version, target: str | None, *, live: bool
+) -> Iterator[Callable[[GoldenRecord], Prediction]]:
+    """Gives what asks `version`: the target's server, or a scratch server that lives as long as the block."""
     from deployctl.config.settings import TargetSettings
     from deployctl.domain.names import ModelName
     from deployctl.scratch import scratch_server
     from deployctl.serving.interface import PredictionRequest, ServedSpec
-
-    version = subject_version(deployment, subject, path, target)
-    if version.problem is not None:
-        raise version.problem
 
     def request(record: GoldenRecord, spec: ServedSpec) -> PredictionRequest:
         return PredictionRequest(spec, record.signature, record.instances, record.inputs)
@@ -110,7 +106,7 @@ def _asked(
     if live and version.manifest is not None:
         runtime = deployment.target(target).runtime
         served = ServedSpec(version.manifest.model, version=version.manifest.version)
-        yield version, lambda record: runtime.predict(request(record, served), grpc=True, timeout_s=_CALL_TIMEOUT_S)
+        yield lambda record: runtime.predict(request(record, served), grpc=True, timeout_s=_CALL_TIMEOUT_S)
         return
     name = deployment.target_name(target) if deployment.settings.targets else None
     settings = deployment.settings.targets[name] if name else TargetSettings()
@@ -119,10 +115,7 @@ def _asked(
         if load.error:
             raise ServerError(f"{version.name} cannot be loaded: {load.error}", hint=f"less {load.log_file}")
         spec = ServedSpec(ModelName("candidate"))  # a scratch server knows versions by other names
-        yield (
-            version,
-            lambda record: scratch.predict(version, request(record, spec), grpc=True, timeout_s=_CALL_TIMEOUT_S),
-        )
+        yield lambda record: scratch.predict(version, request(record, spec), grpc=True, timeout_s=_CALL_TIMEOUT_S)
 
 
 def _write(file: Path, records: tuple[GoldenRecord, ...]) -> None:

@@ -26,15 +26,6 @@ LIVE = "live"
 SubjectArgument = Annotated[
     str,
     typer.Argument(
-        metavar="MODEL@REF|PATH",
-        help="A published version, or the directory of an export.",
-        autocompletion=completion.references,
-    ),
-]
-
-JudgedArgument = Annotated[
-    str,
-    typer.Argument(
         metavar="MODEL@REF|EXPORT",
         help="A published version, or an export: a directory, an archive of one, or the s3:// URL of either.",
         autocompletion=completion.references,
@@ -49,7 +40,7 @@ def register(app: typer.Typer) -> None:
 
 def validate(
     context: typer.Context,
-    subject: JudgedArgument,
+    subject: SubjectArgument,
     target: TargetOption = None,
     model: Annotated[
         str | None, typer.Option(help="For an EXPORT: the model that it is to be.", autocompletion=completion.models)
@@ -57,14 +48,18 @@ def validate(
     against: Annotated[
         str | None,
         typer.Option(
-            metavar="live|MODEL@REF|PATH",
-            help="Hold it, and its golden answers, against what serves (live) or another version.",
+            metavar="live|MODEL@REF|EXPORT",
+            help="Hold it, and its golden answers, against what serves (live), another version or an export.",
         ),
     ] = None,
     golden: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Golden records; default: the model's file in the settings.")
     ] = None,
     gate: Annotated[list[str] | None, typer.Option(help="Run this gate, not the target's; repeatable.")] = None,
+    images: Annotated[
+        str | None,
+        typer.Option(metavar="A,B", help="Load it in a scratch server of each image, for a target in a container."),
+    ] = None,
     allow_breaking: Annotated[
         str, typer.Option(metavar="REASON", help="Accept that clients break; recorded with the reason.")
     ] = "",
@@ -82,7 +77,11 @@ def validate(
     from deployctl.validation import Wishes
 
     wishes = Wishes(
-        gates=tuple(gate or ()), allow_breaking=allow_breaking, golden=golden, against_live=against is not None
+        gates=tuple(gate or ()),
+        allow_breaking=allow_breaking,
+        golden=golden,
+        against_live=against is not None,
+        images=_listed(images),
     )
     against = None if against == LIVE else against
     path = export_path(subject)
@@ -102,6 +101,35 @@ def validate(
     else:
         write_report(report)
     check_passed(report, hint=_hint(report))
+
+
+def _listed(images: str | None) -> tuple[str, ...]:
+    """Returns the images of --images, each once.
+
+    Raises:
+        UsageError: an image has no name.
+    """
+    names = images.split(",") if images is not None else []
+    if not all(map(str.strip, names)):
+        raise UsageError(f"--images {images!r} is not IMAGE,IMAGE", hint="deployctl validate --help")
+    return tuple(dict.fromkeys(map(str.strip, names)))
+
+
+def _check_images(deployment: Deployment, target: TargetName | None, subject: str, wishes: Wishes) -> None:
+    """Raises UsageError where images are to be tried for a target that is not served from one."""
+    from deployctl.config.settings import RuntimeName
+
+    targets = deployment.settings.targets
+    runtime = targets[target].runtime if target else None
+    if not wishes.images or runtime is RuntimeName.DOCKER:
+        return
+    others = [name for name, each in targets.items() if each.runtime is RuntimeName.DOCKER]
+    why = f"{target} is served by runtime {runtime.value!r}" if target and runtime else "there are no targets"
+    hint = f"deployctl validate {subject} --images {','.join(wishes.images)} --target {others[0]}" if others else None
+    raise UsageError(
+        f"--images is for targets with runtime 'docker', and {why}",
+        hint=hint or f"deployctl validate {subject} --gate load",
+    )
 
 
 def _hint(report: Report) -> str:
@@ -153,13 +181,15 @@ def _of_version(
     from deployctl.validation import GateMaker, candidate_on
 
     name = deployment.target_name(target)
+    _check_images(deployment, name, subject, wishes)
     model, number = resolve_reference(deployment, subject, name)
-    if against is None:
-        candidate = candidate_on(deployment, name, model, number)
-    else:
-        version = of_version(deployment.repository, deployment.reader, model, number, deployment.context.observer)
-        candidate = _held_against(deployment, version, against, name)
-    with GateMaker(deployment, name, model, wishes) as gates:
+    with ExitStack() as stack:
+        if against is None:
+            candidate = candidate_on(deployment, name, model, number)
+        else:
+            version = of_version(deployment.repository, deployment.reader, model, number, deployment.context.observer)
+            candidate = _held_against(deployment, stack, version, against, name)
+        gates = stack.enter_context(GateMaker(deployment, name, model, wishes))
         return Validate(gates, deployment.lineage, deployment.context, target=name, fresh=fresh)(candidate)
 
 
@@ -173,17 +203,17 @@ def _of_export(
 ) -> Report:
     from deployctl.domain.names import parse_model_name
     from deployctl.gates.interface import Candidate
-    from deployctl.operations.candidate import against_target, of_export
+    from deployctl.operations.candidate import against_target
     from deployctl.operations.validate import Validate
     from deployctl.validation import GateMaker
 
     name = deployment.target_name(target) if target or deployment.settings.targets else None
+    _check_images(deployment, name, subject, wishes)
     wanted = parse_model_name(model) if model is not None else None
     with ExitStack() as stack:
-        path = Path(subject)
-        version = of_export(deployment.reader, path) if path.is_dir() else _brought(deployment, stack, subject)
+        version = subject_version(deployment, stack, subject, name)
         if against is not None:
-            candidate = _held_against(deployment, version, against, name)
+            candidate = _held_against(deployment, stack, version, against, name)
         elif wanted is not None and name is not None:
             place = deployment.target(name)
             candidate = against_target(version, None, wanted, place, deployment.reader, deployment.context)
@@ -193,7 +223,7 @@ def _of_export(
             return Validate(gates, None, deployment.context, target=name)(candidate)
 
 
-def _brought(deployment: Deployment, stack: ExitStack, subject: str) -> Version:
+def _brought(deployment: Deployment, stack: ExitStack, subject: str, *, whole: bool) -> Version:
     """Returns the export that an archive or a URL holds, under the name that the user gave, until `stack` ends."""
     from dataclasses import replace
 
@@ -201,29 +231,34 @@ def _brought(deployment: Deployment, stack: ExitStack, subject: str) -> Version:
     from deployctl.repository.sources import ExportSource
 
     source = ExportSource(subject)
-    version = of_export(deployment.reader, stack.enter_context(deployment.export(source)))
+    version = of_export(deployment.reader, stack.enter_context(deployment.export(source)), whole=whole)
     if version.problem is not None:
         source.name_in(version.problem, version.path)
     return replace(version, name=source.text)
 
 
-def _held_against(deployment: Deployment, version: Version, against: str, target: TargetName | None) -> Candidate:
+def _held_against(
+    deployment: Deployment, stack: ExitStack, version: Version, against: str, target: TargetName | None
+) -> Candidate:
     from deployctl.gates.interface import Candidate
 
-    other = subject_version(deployment, against, export_path(against), target, whole=False)
+    other = subject_version(deployment, stack, against, target, whole=False)
     model_of = version.manifest.model if version.manifest else None
     return Candidate(version, model_of, other, other)
 
 
 def subject_version(
-    deployment: Deployment, subject: str, path: Path | None, target: str | None, *, whole: bool = True
+    deployment: Deployment, stack: ExitStack, subject: str, target: str | None, *, whole: bool = True
 ) -> Version:
-    """Returns the export at `path`, or, where that is None, the published version that `subject` names."""
+    """Returns the version or export that `subject` names; what was unpacked or fetched is there until `stack` ends."""
     from deployctl.cli.versions import resolve_reference
     from deployctl.operations.candidate import of_export, of_version
 
-    if path is not None:
+    path = export_path(subject)
+    if path is not None and path.is_dir():
         return of_export(deployment.reader, path, whole=whole)
+    if path is not None:
+        return _brought(deployment, stack, subject, whole=whole)
     model, number = resolve_reference(deployment, subject, target)
     observer = deployment.context.observer
     return of_version(deployment.repository, deployment.reader, model, number, observer, whole=whole)

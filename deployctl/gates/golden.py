@@ -42,6 +42,26 @@ class GoldenFile:
     path: str
     records: tuple[GoldenRecord, ...] | None
 
+    @property
+    def digest(self) -> str:
+        """A hash of what the records say."""
+        lines = "\n".join(record.to_json() for record in self.records or ())
+        return hashlib.sha256(lines.encode("utf-8", "backslashreplace")).hexdigest()
+
+    def of(self, version: Version) -> GoldenFile:
+        """Returns these records of the model, or the version's own where the model has none.
+
+        Raises:
+            InvalidRequestError: the version's own cannot be read.
+        """
+        file = version.path / OWN_GOLDEN_PATH
+        if self.records is not None or not file.is_file():
+            return self
+        try:
+            return GoldenFile(str(file), parse_golden(file.read_text(encoding="utf-8"), str(file)))
+        except (OSError, UnicodeDecodeError) as error:
+            raise InvalidRequestError(f"cannot read {file}: {error}") from error
+
 
 @dataclass(frozen=True, slots=True)
 class _Compared:
@@ -85,9 +105,8 @@ class GoldenGate(Gate):
     @property
     def settings(self) -> Mapping[str, Any]:
         """What it was configured with; records count by what they say."""
-        lines = "\n".join(record.to_json() for record in self._golden.records or ())
         return {
-            "records": hashlib.sha256(lines.encode("utf-8", "backslashreplace")).hexdigest(),
+            "records": self._golden.digest,
             "rtol": self._tolerance.rtol,
             "atol": self._tolerance.atol,
             "against_live": self._against_live,
@@ -97,7 +116,7 @@ class GoldenGate(Gate):
     def judge(self, candidate: Candidate) -> Verdict:
         """Returns FAILED with one problem for each output that is wrong, the worst first."""
         try:
-            golden, serving = self._golden_of(candidate.version), candidate.serving
+            golden, serving = self._golden.of(candidate.version), candidate.serving
         except InvalidRequestError as error:
             return Verdict(Outcome.FAILED, str(error), (str(error),))
         records = golden.records
@@ -125,16 +144,6 @@ class GoldenGate(Gate):
             if isinstance(expected, Mapping) and not varying:
                 compared += list(self._compare(number, record, expected, found))
         return self._verdict(len(records), problems, compared, varying)
-
-    def _golden_of(self, version: Version) -> GoldenFile:
-        """Returns the model's records, or the version's own where the model has none."""
-        file = version.path / OWN_GOLDEN_PATH
-        if self._golden.records is not None or not file.is_file():
-            return self._golden
-        try:
-            return GoldenFile(str(file), parse_golden(file.read_text(encoding="utf-8"), str(file)))
-        except (OSError, UnicodeDecodeError) as error:
-            raise InvalidRequestError(f"cannot read {file}: {error}") from error
 
     def _answer(self, version: Version, record: GoldenRecord) -> dict[str, Any] | str:
         """Returns what the version answers by output, or why it does not."""

@@ -104,6 +104,7 @@ class Gate(abc.ABC):
         needs_whole: whether it judges only versions that can be loaded whole.
         runs: whether it runs the version, which is not done to one that an earlier gate refused.
         reuse: which verdicts need not be reached again for the same bytes and settings.
+        beside_others: whether it may judge in a thread of its own while its neighbours that say the same do.
     """
 
     name: str
@@ -111,6 +112,7 @@ class Gate(abc.ABC):
     needs_whole: bool = True
     runs: bool = False
     reuse: Reuse = Reuse.ALWAYS
+    beside_others: bool = False
 
     @property
     def settings(self) -> Mapping[str, Any]:
@@ -124,3 +126,6 @@ class Gate(abc.ABC):
         Raises:
             DeployctlError: it could not judge, e.g. because a file cannot be read; the version is then refused.
         """
+
+    def give_up(self) -> None:  # noqa: B027 - most gates judge at once
+        """Makes a `judge` that runs in another thread end soon, in whatever way."""

@@ -11,6 +11,8 @@ from typing import Any
 from deployctl.domain.clock import Clock
 from deployctl.domain.golden import GoldenRecord
 from deployctl.domain.names import ModelName
+from deployctl.errors import InvalidRequestError
+from deployctl.gates.golden import GoldenFile
 from deployctl.gates.interface import Candidate, Gate, Outcome, Reuse, Verdict, Version
 from deployctl.gates.scratch import ScratchServer
 from deployctl.serving.interface import PredictionRequest, ServedSpec
@@ -38,7 +40,8 @@ class LatencyGate(Gate):
     """Refuses a version that is slower than the serving one by more than a ratio; noise decides nothing.
 
     Args:
-        requests: what is asked, one after the other and from the start again.
+        golden: the requests that are asked, one after the other and from the start again; where the model has none,
+            those that the version brings.
         max_ratio: the most that a call may take, in times of the serving version's.
         pairs: how many pairs of calls are measured at first.
     """
@@ -51,7 +54,7 @@ class LatencyGate(Gate):
     def __init__(
         self,
         scratch: ScratchServer,
-        requests: Sequence[GoldenRecord],
+        golden: GoldenFile,
         clock: Clock,
         *,
         max_ratio: float,
@@ -59,7 +62,8 @@ class LatencyGate(Gate):
         timeout_s: float,
     ) -> None:
         self._scratch = scratch
-        self._requests = requests
+        self._golden = golden
+        self._requests: Sequence[GoldenRecord] = ()
         self._clock = clock
         self._max_ratio = max_ratio
         self._pairs = pairs
@@ -68,27 +72,34 @@ class LatencyGate(Gate):
     @property
     def settings(self) -> Mapping[str, Any]:
         """What it was configured with."""
-        return {"max_ratio": self._max_ratio, "pairs": self._pairs, "requests": len(self._requests)}
+        return {"max_ratio": self._max_ratio, "pairs": self._pairs, "requests": self._golden.digest}
 
     def judge(self, candidate: Candidate) -> Verdict:
         """Returns FAILED where the whole confidence interval of the ratio is above the limit."""
         serving = candidate.serving
         if serving is None or serving.name == candidate.version.name:
             return Verdict(Outcome.SKIPPED, "nothing else serves to compare with")
+        try:
+            golden = self._golden.of(candidate.version)
+        except InvalidRequestError as error:
+            return Verdict(Outcome.FAILED, str(error), (str(error),))
+        self._requests = golden.records or ()
         if not self._requests:
-            return Verdict(Outcome.SKIPPED, "there are no requests to measure with")
+            return Verdict(Outcome.SKIPPED, f"there are no golden requests in {golden.path} to measure with")
         for version in (candidate.version, serving):
             load = self._scratch.load(version, timeout_s=self._timeout_s)
             if load.error:
                 outcome = Outcome.FAILED if version is candidate.version else Outcome.INCONCLUSIVE
                 words = f"{version.name} cannot be loaded: {load.error}"
                 return Verdict(outcome, words, (words,))
+        self._warm_up(candidate.version)
+        try:
+            self._warm_up(serving)
+        except InvalidRequestError as error:
+            return Verdict(Outcome.INCONCLUSIVE, f"{serving.name} does not answer the requests: {error}")
         return self._compare(candidate.version, serving)
 
     def _compare(self, new: Version, old: Version) -> Verdict:
-        for version in (new, old):
-            for number in range(_WARM_UP_CALLS):
-                self._seconds(version, number)
         timed: list[tuple[float, float]] = []
         deadline, ratio = self._clock.monotonic() + _LONGEST_S, Ratio(1.0, 0.0, math.inf)
         for _ in range(_ROUNDS):
@@ -111,6 +122,10 @@ class LatencyGate(Gate):
             "serving_s": theirs,
         }
         return Verdict(outcome, words, (words,) if outcome is Outcome.FAILED else (), evidence)
+
+    def _warm_up(self, version: Version) -> None:
+        for number in range(_WARM_UP_CALLS):
+            self._seconds(version, number)
 
     def _outcome(self, ratio: Ratio) -> Outcome:
         if ratio.low > self._max_ratio:

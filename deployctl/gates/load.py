@@ -20,13 +20,20 @@ class LoadGate(Gate):
         server: what the server is, for the record and for reuse, e.g. an image's digest.
         timeout_s: how long loading may take.
         max_memory: the most bytes that the server may have held, 0 for any.
+        image: the image that it tries, which may be one of several, beside each other.
     """
 
     name = "load"
     runs = True
     reuse = Reuse.PASSED
 
-    def __init__(self, scratch: ScratchServer, *, server: str, timeout_s: float, max_memory: int = 0) -> None:
+    def __init__(
+        self, scratch: ScratchServer, *, server: str, timeout_s: float, max_memory: int = 0, image: str = ""
+    ) -> None:
+        if image:
+            self.name = f"load[{image}]"
+            self.beside_others = True
+        self._image = image
         self._scratch = scratch
         self._server = server
         self._timeout_s = timeout_s
@@ -40,7 +47,7 @@ class LoadGate(Gate):
     def judge(self, candidate: Candidate) -> Verdict:
         """Returns FAILED with the server's own words and where its log is kept, or the time and memory of the load."""
         load = self._scratch.load(candidate.version, timeout_s=self._timeout_s)
-        evidence = _evidence(load) | {"server": self._server}
+        evidence = _evidence(load) | {"server": self._server} | ({"image": self._image} if self._image else {})
         if load.error:
             log = f"; the server's log is {load.log_file}" if load.log_file else ""
             return Verdict(Outcome.FAILED, load.error, (f"{load.error}{log}",), evidence | {"log": list(load.log)})
@@ -51,6 +58,10 @@ class LoadGate(Gate):
             return Verdict(Outcome.FAILED, words, (words,), evidence)
         memory = f", server up to {_megabytes(load.peak_bytes)}" if load.peak_bytes else ""
         return Verdict(Outcome.PASSED, f"AVAILABLE after {format_duration(load.load_s)}{memory}", evidence=evidence)
+
+    def give_up(self) -> None:
+        """Ends the wait for the server."""
+        self._scratch.give_up()
 
 
 def _evidence(load: Load) -> dict[str, Any]:

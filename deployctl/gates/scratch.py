@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Event
 from typing import Protocol
 
 from deployctl.domain.clock import Clock
@@ -119,6 +120,7 @@ class ScratchServer:
         self._stack = ExitStack()
         self._runtime: ServingRuntime | None = None
         self._models = directory
+        self._given_up = Event()
         self._loads: dict[Path, Load] = {}
         self._served: dict[Path, ServedModel] = {}
 
@@ -138,6 +140,10 @@ class ScratchServer:
         if known is None:
             known = self._loads[version.path] = self._load(version, timeout_s)
         return known
+
+    def give_up(self) -> None:
+        """Makes a `load` that runs in another thread end with an error, soon."""
+        self._given_up.set()
 
     def loaded(self, version: Version) -> Load | None:
         """Returns how `version` was loaded, None where it was not."""
@@ -181,6 +187,8 @@ class ScratchServer:
                     return ""
                 if statuses and statuses[0].failed:
                     return statuses[0].error
+                if self._given_up.is_set():
+                    return "the wait for it was given up"
                 if self._clock.monotonic() > deadline:
                     return "it was not AVAILABLE in time"
                 self._clock.pause(_POLL_S)

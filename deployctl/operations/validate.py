@@ -7,6 +7,7 @@ import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Any
 
 from deployctl import __version__
@@ -101,17 +102,41 @@ class Validate:
         """
         started = self.context.clock.monotonic()
         results: list[Judged] = []
-        for gate in self.gates:
-            refused = next((each for each in results if each.verdict.outcome is Outcome.FAILED), None)
-            if gate.runs and refused is not None:
-                verdict = Verdict(Outcome.SKIPPED, f"not run, since {refused.gate} refused the version")
-                results.append(Judged(gate.name, verdict, 0.0))
-            else:
-                results.append(self._earlier(gate, candidate) or self._judge(gate, candidate))
+        for gates in _side_by_side(self.gates):
+            results += self._judge_all(gates, candidate, results)
         self._record(candidate, results)
         serving = candidate.serving.name if candidate.serving else ""
         duration_s = self.context.clock.monotonic() - started
         return Report(candidate.version.name, self.target, serving, tuple(results), duration_s)
+
+    def _judge_all(self, gates: Sequence[Gate], candidate: Candidate, before: Sequence[Judged]) -> list[Judged]:
+        """Returns the results of gates that judge beside each other, in their order."""
+        refused = next((each for each in before if each.verdict.outcome is Outcome.FAILED), None)
+        known: dict[int, Judged] = {}
+        for place, gate in enumerate(gates):
+            if gate.runs and refused is not None:
+                verdict = Verdict(Outcome.SKIPPED, f"not run, since {refused.gate} refused the version")
+                known[place] = Judged(gate.name, verdict, 0.0)
+            elif earlier := self._earlier(gate, candidate):
+                known[place] = earlier
+        asked = [place for place in range(len(gates)) if place not in known]
+        judged = self._together([gates[place] for place in asked], candidate)
+        known |= dict(zip(asked, judged, strict=True))
+        return [known[place] for place in range(len(gates))]
+
+    def _together(self, gates: Sequence[Gate], candidate: Candidate) -> list[Judged]:
+        if len(gates) < 2:
+            return [self._judge(gate, candidate) for gate in gates]
+        from concurrent.futures import ThreadPoolExecutor
+
+        with ThreadPoolExecutor(len(gates), thread_name_prefix="gate") as threads:
+            try:
+                return list(threads.map(lambda gate: self._judge(gate, candidate), gates))
+            except BaseException:
+                # Leaving the block waits for all of them.
+                for gate in gates:
+                    gate.give_up()
+                raise
 
     def _judge(self, gate: Gate, candidate: Candidate) -> Judged:
         problem = candidate.version.problem
@@ -152,6 +177,13 @@ class Validate:
         event = self.context.event(EventKind.VERSION_VALIDATED, model=model, target=self.target, data=data)
         with self.lineage.transaction() as transaction:
             transaction.append(event)
+
+
+def _side_by_side(gates: Sequence[Gate]) -> Iterator[Sequence[Gate]]:
+    """Parts gates into those that judge one after the other, and neighbours that judge beside each other."""
+    for beside, group in groupby(gates, lambda gate: gate.beside_others):
+        members = tuple(group)
+        yield from [members] if beside else [(each,) for each in members]
 
 
 def verdict_key(gate: Gate, candidate: Candidate) -> str | None:

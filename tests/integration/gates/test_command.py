@@ -10,6 +10,7 @@ from xml.etree import ElementTree
 
 import pytest
 
+from deployctl.domain.golden import OWN_GOLDEN_PATH
 from deployctl.domain.warmup import WARMUP_PATH
 from tests.support.models import TensorFlowModels
 from tests.support.workspace import HALF_PLUS_THREE, HALF_PLUS_TWO, Workspace, ask
@@ -119,6 +120,41 @@ def test_golden_answers_are_recorded_and_held_against(gated: Workspace) -> None:
     assert "golden: record 1: output 'y' is" in refused(gated, "validate", "m@2", "--gate", "load", "--gate", "golden")
     live = ("--set", "targets.local.gate.golden.max_changed=1", "validate", "m@2", "--against", "live")
     assert "y off by 1 at most, 1 on average" in gated.ok(*live, "--gate", "golden", "--gate", "latency")
+
+
+def test_the_latency_gate_asks_what_the_version_brings(gated: Workspace, tensorflow_models: TensorFlowModels) -> None:
+    brought = shutil.copytree(tensorflow_models.half_plus(2), gated.root / "brought")
+    (brought / OWN_GOLDEN_PATH).parent.mkdir(parents=True)
+    (brought / OWN_GOLDEN_PATH).write_text('{"inputs": {"x": [1.0]}}\n')
+    generous = ("--set", "targets.local.gate.latency.max_ratio=1000")
+
+    told = gated.ok(*generous, "validate", str(brought), "--against", "m@1", "--gate", "latency")
+
+    assert "times as long as m@1" in told
+
+
+def test_golden_answers_are_recorded_of_an_archive_and_versions_held_against_one(
+    gated: Workspace, tensorflow_models: TensorFlowModels
+) -> None:
+    archive = shutil.make_archive(str(gated.root / "three"), "zip", tensorflow_models.half_plus(1))
+    gated.ok("golden", "record", archive, "--random", "2", "--out", "packed.jsonl")
+
+    held = gated.ok("validate", "m@1", "--gate", "compatibility", "--against", archive)
+    same = gated.ok("validate", archive, "--gate", "golden", "--golden", "packed.jsonl", "--against", "m@1")
+
+    assert f"the same interface as {archive}" in held
+    assert "2 records as the serving version's answers" in same
+
+
+def test_images_are_for_targets_in_containers(gated: Workspace) -> None:
+    words = ("validate", "m@1", "--images", "one,two")
+    told = gated.fails(2, *words, hint="deployctl validate m@1 --gate load")
+    assert "local is served by runtime 'process'" in told
+    (gated.root / "both.toml").write_text(f'{GATED}[targets.box]\nruntime = "docker"\n')
+    gated.fails(
+        2, "--config", "both.toml", *words, "-t", "local", hint="deployctl validate m@1 --images one,two --target box"
+    )
+    assert "is not IMAGE,IMAGE" in gated.fails(2, "validate", "m@1", "--images", "one,,two")
 
 
 def test_golden_requests_become_the_warm_up_file_of_a_version(

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from deployctl.domain.golden import GoldenRecord
+from deployctl.errors import InvalidRequestError
+from deployctl.gates.golden import GoldenFile
 from deployctl.gates.interface import Candidate, Outcome, Verdict, Version
 from deployctl.gates.latency import LatencyGate, confident_ratio
 from deployctl.gates.resources import Headroom, ResourcesGate
@@ -42,9 +45,32 @@ class TimedScratch(ScratchServer):
 def latency(seconds: Callable[[str], float], *, serving: str | None = "half@1") -> tuple[Verdict, TimedScratch]:
     clock = ManualClock()
     scratch = TimedScratch(clock, seconds)
-    gate = LatencyGate(scratch, [GoldenRecord(inputs=[1.0])], clock, max_ratio=1.2, pairs=20, timeout_s=1.0)
+    golden = GoldenFile("golden.jsonl", (GoldenRecord(inputs=[1.0]),))
+    gate = LatencyGate(scratch, golden, clock, max_ratio=1.2, pairs=20, timeout_s=1.0)
     held = version(name=serving) if serving else None
     return gate.judge(Candidate(version(name="half@2"), HALF, held)), scratch
+
+
+def test_a_serving_version_that_cannot_answer_decides_nothing() -> None:
+    def refuse(name: str) -> float:
+        if name == "half@1":
+            raise InvalidRequestError("there is no input 'z'")
+        return 0.01
+
+    verdict, _ = latency(refuse)
+
+    assert verdict.outcome is Outcome.INCONCLUSIVE
+    assert verdict.summary == "half@1 does not answer the requests: there is no input 'z'"
+
+
+def test_a_verdict_on_latency_holds_for_the_same_requests_only() -> None:
+    def settings(value: float) -> Mapping[str, Any]:
+        golden = GoldenFile("golden.jsonl", (GoldenRecord(inputs=[value]),))
+        scratch = TimedScratch(ManualClock(), lambda name: 0.01)
+        return LatencyGate(scratch, golden, ManualClock(), max_ratio=1.2, pairs=20, timeout_s=1.0).settings
+
+    assert settings(1.0) == settings(1.0)
+    assert settings(1.0) != settings(2.0)
 
 
 def noisy(ratio: float, spread: float, seed: int = 1) -> Callable[[str], float]:

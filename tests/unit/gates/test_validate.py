@@ -6,6 +6,7 @@ import dataclasses
 import math
 from collections.abc import Mapping
 from pathlib import Path
+from threading import Barrier
 from typing import Any
 
 import pytest
@@ -23,6 +24,7 @@ from tests.support.workspace import HALF_PLUS_THREE, HALF_PLUS_TWO
 from tests.support.world import HALF, LOCAL, World
 
 READER = ProtobufSavedModelReader()
+_PATIENCE_S = 60.0
 
 
 class CountingGate(Gate):
@@ -65,6 +67,30 @@ class FailingGate(CountingGate):
     def judge(self, candidate: Candidate) -> Verdict:
         self.asked += 1
         raise ServerError("the scratch server is gone")
+
+
+class BesideGate(CountingGate):
+    """Ends once all that it is started with are judging, or when it is given up."""
+
+    name = "beside"
+    beside_others = True
+    runs = True
+
+    def __init__(self, together: Barrier, outcome: Outcome = Outcome.PASSED) -> None:
+        super().__init__(outcome)
+        self.together = together
+
+    def judge(self, candidate: Candidate) -> Verdict:
+        self.together.wait()
+        return super().judge(candidate)
+
+    def give_up(self) -> None:
+        self.together.abort()
+
+
+class InterruptedGate(BesideGate):
+    def judge(self, candidate: Candidate) -> Verdict:
+        raise KeyboardInterrupt
 
 
 @pytest.fixture
@@ -181,6 +207,29 @@ def test_every_gate_judges_and_the_first_reason_is_the_error(world: World) -> No
     with pytest.raises(GateRefusedError, match=r"^half@2 is refused on local by the gate failing") as refused:
         check_passed(report, hint="deployctl show half@2")
     assert refused.value.exit_code == 3
+
+
+def test_neighbours_judge_beside_each_other_and_none_waits_for_what_another_says(world: World) -> None:
+    together = Barrier(3, timeout=_PATIENCE_S)
+    beside = [BesideGate(together, outcome) for outcome in (Outcome.PASSED, Outcome.FAILED, Outcome.PASSED)]
+    after = BesideGate(Barrier(1))
+    gates = (CountingGate(), *beside, CountingGate(), after)
+
+    report = Validate(gates, world.lineage, world.context, target=LOCAL)(candidate(world, 1))
+
+    assert [each.gate for each in report.results] == ["counting", "beside", "beside", "beside", "counting", "beside"]
+    assert [gate.asked for gate in gates] == [1, 1, 1, 1, 1, 0]
+    assert report.results[-1].verdict.outcome is Outcome.SKIPPED
+
+
+def test_an_interrupt_ends_what_judges_beside_it(world: World) -> None:
+    together = Barrier(2, timeout=_PATIENCE_S)
+    gates = (InterruptedGate(together), BesideGate(together))
+
+    with pytest.raises(KeyboardInterrupt):
+        Validate(gates, world.lineage, world.context, target=LOCAL)(candidate(world, 1))
+
+    assert together.broken
 
 
 def test_a_version_that_cannot_be_loaded_whole_is_not_shown_to_other_gates(world: World) -> None:
