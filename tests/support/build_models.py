@@ -143,18 +143,39 @@ def large(destination: Path) -> None:
 
 def hungry(destination: Path) -> None:
     """y = x/2 + 2 by a few bytes, which take 400 MB of memory as soon as they are loaded."""
+    _initialized_by(destination, _hold)
+
+
+def _hold(tf: Any, zero: Any) -> Any:
+    held = tf.compat.v1.get_local_variable(
+        "held", [100, 1 << 20], initializer=tf.zeros_initializer(), use_resource=True
+    )
+    return held.initializer
+
+
+def _loop(tf: Any, zero: Any) -> Any:
+    return tf.while_loop(lambda i: i >= 0.0, lambda i: i * 0.5, [zero])[0]
+
+
+def never_loaded(destination: Path) -> None:
+    """y = x/2 + 2, whose initialization does not end."""
+    _initialized_by(destination, _loop)
+
+
+def _initialized_by(destination: Path, begin: Callable[[Any, Any], Any]) -> None:
+    """y = x/2 + 2 by the builder of TensorFlow 1, and a variable that `begin` sets while the model is loaded."""
     import tensorflow as tf
 
     v1 = tf.compat.v1
     with v1.Graph().as_default(), v1.Session() as session:
         x = v1.placeholder(tf.float32, [None], name="x")
         two = v1.get_variable("two", [], initializer=v1.constant_initializer(2.0), use_resource=True)
-        held = v1.get_local_variable("held", [100, 1 << 20], initializer=v1.zeros_initializer(), use_resource=True)
         signature = v1.saved_model.predict_signature_def({"x": x}, {"y": tf.identity(x / 2.0 + two, name="y")})
+        begun = tf.group(begin(tf, tf.constant(0.0)))
         session.run(v1.global_variables_initializer())
         builder = v1.saved_model.Builder(str(destination))
         builder.add_meta_graph_and_variables(
-            session, ["serve"], signature_def_map={"serving_default": signature}, main_op=held.initializer
+            session, ["serve"], signature_def_map={"serving_default": signature}, main_op=begun
         )
         builder.save()
 
@@ -288,6 +309,7 @@ def _builders() -> dict[str, Callable[[Path], None]]:
         "unknown_op": unknown_op,
         "large": large,
         "hungry": hungry,
+        "never_loaded": never_loaded,
         "looping": looping,
         "tensorflow_1": tensorflow_1,
         "tensorflow_1_text": lambda path: tensorflow_1(path, as_text=True),
