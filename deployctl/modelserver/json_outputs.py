@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import orjson
 
 from deployctl.modelserver.interface import Code, StatusError, VersionReport
-from deployctl.modelserver.json_print import decimal_text, escape, quote, to_float32
+from deployctl.modelserver.json_print import decimal_text, decimal_texts, escape, quote, to_float32
 from deployctl.modelserver.json_walk import invalid, type_name
 
 if TYPE_CHECKING:
@@ -187,8 +187,7 @@ def _texts(name: str, array: Tensor, *, depth: int) -> list[bytes]:
     if not array.size:
         return []
     if kind in _FLOATS and array.size <= _FEW:
-        single = kind == "f"
-        return [decimal_text(value, single=single).encode() for value in array.ravel().tolist()]
+        return decimal_texts(array.ravel().tolist(), single=kind == "f")
     if kind in _FLOATS:
         return _float_texts(array.ravel())
     return _split(array.ravel())

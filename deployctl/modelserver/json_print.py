@@ -66,6 +66,23 @@ def decimal_text(value: float, *, single: bool) -> str:
     return text if "." in text or "e" in text else text + ".0"
 
 
+def decimal_texts(values: list[float], *, single: bool) -> list[bytes]:
+    """As `decimal_text` for each of the values, which are float32 already when `single`."""
+    count = len(values)
+    joined = b"%g " * count % tuple(values)
+    if b"n" in joined:  # nan, inf
+        return [decimal_text(value, single=single).encode() for value in values]
+    texts = joined.split()
+    read = map(float, texts)
+    same = struct.unpack(f"{count}f", struct.pack(f"{count}f", *read)) if single else tuple(read)
+    if same != tuple(values):
+        full = b"%.9g" if single else b"%.17g"
+        texts = [
+            text if found == value else full % value for text, found, value in zip(texts, same, values, strict=True)
+        ]
+    return [text if b"." in text or b"e" in text else text + b".0" for text in texts]
+
+
 def value_text(value: object) -> str:
     """Prints a parsed JSON value for an error message, cut after 64 KiB."""
     if isinstance(value, float):

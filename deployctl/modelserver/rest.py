@@ -1,7 +1,8 @@
 """The REST front: an HTTP server in a thread of its own over `rest_routes`.
 
-uvicorn and httptools speak HTTP on a uvloop. A call of a model that has lately been quick runs on the event loop
-itself, since handing it to a thread would take longer than the call; all else runs on a pool of threads.
+uvicorn keeps the connections, which `rest_protocol` speaks HTTP on, in a uvloop. A call of a model that has lately
+been quick runs on the event loop itself, since handing it to a thread would take longer than the call; all else runs
+on a pool of threads.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import socket
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,7 @@ from deployctl.errors import PortTakenError, ServerStartError
 from deployctl.modelserver.costs import RecentCosts
 from deployctl.modelserver.interface import Code, StatusError
 from deployctl.modelserver.metrics import Metrics
+from deployctl.modelserver.rest_protocol import Application, HttpProtocol, Request
 from deployctl.modelserver.rest_routes import (
     CORS_HEADERS,
     Reply,
@@ -35,15 +37,12 @@ from deployctl.modelserver.rest_routes import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, MutableMapping
+    from collections.abc import Callable, Coroutine
 
     import uvicorn
+    from uvicorn.server import ServerState
 
     from deployctl.modelserver.interface import ServerCore
-
-    Message = MutableMapping[str, Any]
-    Receive = Callable[[], Awaitable[Message]]
-    Send = Callable[[Message], Awaitable[None]]
 
 logger = logging.getLogger(__name__)
 
@@ -53,6 +52,9 @@ _METHODS = frozenset(("GET", "POST", "HEAD", "PUT", "DELETE", "OPTIONS", "PATCH"
 _SIGNATURE_NAME = re.compile(rb'"signature_name"\s*:\s*"([^"]*)"')
 _INLINE_BODY_BYTES = 64 << 10
 _START_SECONDS = 30.0
+_KEEP_ALIVE_SECONDS = 50.0
+# Clients choose the paths.
+_MOST_KNOWN_ROUTES = 1000
 # Reading and writing of a call that waits for its batch; a thread that does so waits with it.
 _QUICK_BESIDE_BATCHES = 0.002
 
@@ -140,17 +142,17 @@ def serve_rest(core: ServerCore, options: RestOptions, *, metrics: Metrics | Non
     pool = ThreadPoolExecutor(options.num_threads, thread_name_prefix="rest-call")
     application = _Application(core, options, metrics or Metrics(), pool)
     config = uvicorn.Config(
-        application,
-        http="httptools",
+        # Only the protocol knows the application.
+        application,  # type: ignore[arg-type]
+        http=partial(_connection, application),  # type: ignore[arg-type]
+        interface="asgi3",
         loop="none",
         ws="none",
         lifespan="off",
-        interface="asgi3",
         log_config=None,
         access_log=False,
         server_header=False,
         proxy_headers=False,
-        timeout_keep_alive=50,
     )
     server = RestServer(uvicorn.Server(config), listener, pool)
     try:
@@ -159,6 +161,11 @@ def serve_rest(core: ServerCore, options: RestOptions, *, metrics: Metrics | Non
         pool.shutdown(wait=False)
         raise
     return server
+
+
+def _connection(application: Application, *, server_state: ServerState, **_: object) -> HttpProtocol:
+    """Makes what uvicorn makes for each connection."""
+    return HttpProtocol(application, server_state, _KEEP_ALIVE_SECONDS)
 
 
 def _new_loop() -> asyncio.AbstractEventLoop:
@@ -194,12 +201,8 @@ def _bind_error(host: str, port: int, error: OSError) -> PortTakenError | Server
     return ServerStartError(f"cannot listen on {host or '*'}:{port}: {error.strerror}")
 
 
-class _TooLargeError(Exception):
-    """A body exceeds the limit."""
-
-
-class _Application:
-    """The ASGI application."""
+class _Application(Application):
+    """Replies to requests."""
 
     def __init__(self, core: ServerCore, options: RestOptions, metrics: Metrics, pool: ThreadPoolExecutor) -> None:
         self._routes = RestRoutes(core, metrics, timeout_s=options.timeout_s if (options.timeout_s or 0) > 0 else None)
@@ -207,22 +210,46 @@ class _Application:
         self._metrics = metrics
         self._pool = pool
         self._costs = RecentCosts() if options.inline else RecentCosts(quick_seconds=_QUICK_BESIDE_BATCHES)
+        self._known: dict[tuple[str, bytes], Route] = {}
 
-    async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
-        reply = await self._reply(scope, receive)
-        headers = [*reply.headers, (b"content-length", b"%d" % len(reply.body))]
-        if self._options.cors:
-            headers += CORS_HEADERS
-        await send({"type": "http.response.start", "status": reply.status, "headers": headers})
-        await send({"type": "http.response.body", "body": reply.body})
+    def refusal(self, request: Request, body_bytes: int) -> Reply | None:
+        """See `Application.refusal`."""
+        limit = self._options.max_body_bytes
+        if body_bytes <= limit:
+            return None
+        too_large = error_reply(Code.INVALID_ARGUMENT, f"The request body is longer than {limit} bytes")
+        return self._finished(Reply(413, too_large.body, (*too_large.headers, (b"connection", b"close"))))
 
-    async def _reply(self, scope: Message, receive: Receive) -> Reply:
-        method: str = scope["method"]
-        path = scope["raw_path"].decode("utf-8", "surrogateescape")
-        whole = path
-        if scope["query_string"]:
-            # Upstream matches the query as part of the path.
-            whole = path + "?" + scope["query_string"].decode("utf-8", "surrogateescape")
+    def answer(self, request: Request) -> Reply | Coroutine[Any, Any, Reply]:
+        """See `Application.answer`."""
+        route = self._known.get((request.method, request.target)) or self._route(request)
+        if isinstance(route, Reply):
+            return self._finished(route)
+        body = request.body
+        if b"content-encoding" in request.headers and b"gzip" in request.headers[b"content-encoding"]:
+            try:
+                body = uncompressed(body, limit=self._options.max_body_bytes)
+            except OverflowError:
+                return self.refusal(request, self._options.max_body_bytes + 1) or html_reply(501, "Not Implemented")
+            except StatusError as error:
+                return self._finished(error_reply(error.code, error.message))
+        answer = self._answer(route, body)
+        if not self._options.cors:
+            return answer
+        return self._finished(answer) if isinstance(answer, Reply) else self._finished_soon(answer)
+
+    def _finished(self, reply: Reply) -> Reply:
+        return replace(reply, headers=(*reply.headers, *CORS_HEADERS)) if self._options.cors else reply
+
+    async def _finished_soon(self, answer: Coroutine[Any, Any, Reply]) -> Reply:
+        return self._finished(await answer)
+
+    def _route(self, request: Request) -> Route | Reply:
+        """What is asked for, or the reply where nothing is."""
+        method = request.method
+        # Upstream matches the query as part of the path.
+        whole = request.target.decode("utf-8", "surrogateescape")
+        path = whole.partition("?")[0]
         if method not in _METHODS:
             return html_reply(501, "Not Implemented")
         if path == self._options.metrics_path:
@@ -230,17 +257,14 @@ class _Application:
         if not is_api_path(whole):
             return html_reply(404, "Not Found")
         if method == "OPTIONS" and self._options.cors:
-            return preflight_reply(_header(scope, b"origin").decode("latin-1"))
+            return preflight_reply(request.headers.get(b"origin", b"").decode("latin-1"))
         try:
             route = parse_route(method, whole)
-            body = await self._body(scope, receive)
         except StatusError as error:
             return error_reply(error.code, error.message)
-        except _TooLargeError:
-            message = f"The request body is longer than {self._options.max_body_bytes} bytes"
-            too_large = error_reply(Code.INVALID_ARGUMENT, message)
-            return Reply(413, too_large.body, (*too_large.headers, (b"connection", b"close")))
-        return await self._answer(route, body)
+        if len(self._known) < _MOST_KNOWN_ROUTES:
+            self._known[method, request.target] = route
+        return route
 
     def _metrics_reply(self, path: str) -> Reply:
         plain = ((b"content-type", b"text/plain"),)
@@ -249,47 +273,25 @@ class _Application:
             return Reply(400, text.encode("utf-8", "surrogateescape"), plain)
         return Reply(200, self._metrics.render(), plain)
 
-    async def _body(self, scope: Message, receive: Receive) -> bytes:
-        limit = self._options.max_body_bytes
-        declared = _header(scope, b"content-length")
-        if declared.isdigit() and (len(declared) > 18 or int(declared) > limit):
-            raise _TooLargeError
-        message = await receive()
-        body: bytes = message.get("body", b"")
-        if message.get("more_body"):
-            body = await self._rest_of_body(body, receive)
-        if len(body) > limit:
-            raise _TooLargeError
-        if b"gzip" in _header(scope, b"content-encoding"):
-            try:
-                body = uncompressed(body, limit=limit)
-            except OverflowError as error:
-                raise _TooLargeError from error
-        return body
-
-    async def _rest_of_body(self, first: bytes, receive: Receive) -> bytes:
-        pieces, size, more = [first], len(first), True
-        while more and size <= self._options.max_body_bytes:
-            message = await receive()
-            pieces.append(message.get("body", b""))
-            size += len(pieces[-1])
-            more = message.get("more_body", False)
-        return b"".join(pieces)
-
-    async def _answer(self, route: Route, body: bytes) -> Reply:
+    def _answer(self, route: Route, body: bytes) -> Reply | Coroutine[Any, Any, Reply]:
         if not route.api:
-            return await asyncio.get_running_loop().run_in_executor(self._pool, self._routes.answer, route, body)
+            return self._in_pool(partial(self._routes.answer, route, body))
         signature = _SIGNATURE_NAME.search(body) if len(body) <= _INLINE_BODY_BYTES else None
         key = (route, signature and signature[1], len(body).bit_length())
         if len(body) <= _INLINE_BODY_BYTES and self._costs.quick(key):
             if self._options.inline:
                 return self._timed_answer(key, route, body, inline=True)
             if route.call == "predict":
-                reply, busy = await self._routes.predict_soon(route, body, self._pool)
-                self._costs.record(key, busy, inline_busy=busy)
-                return reply
-        call = partial(self._timed_answer, key, route, body, inline=False)
+                return self._soon(key, route, body)
+        return self._in_pool(partial(self._timed_answer, key, route, body, inline=False))
+
+    async def _in_pool(self, call: Callable[[], Reply]) -> Reply:
         return await asyncio.get_running_loop().run_in_executor(self._pool, call)
+
+    async def _soon(self, key: object, route: Route, body: bytes) -> Reply:
+        reply, busy = await self._routes.predict_soon(route, body, self._pool)
+        self._costs.record(key, busy, inline_busy=busy)
+        return reply
 
     def _timed_answer(self, key: object, route: Route, body: bytes, *, inline: bool) -> Reply:
         started, busy_before = time.perf_counter(), time.thread_time()
@@ -300,10 +302,3 @@ class _Application:
             seconds = time.perf_counter() - started if self._options.inline else busy
             self._costs.record(key, seconds, inline_busy=busy if inline else None)
         return reply
-
-
-def _header(scope: Message, name: bytes) -> bytes:
-    for key, value in scope["headers"]:
-        if key == name:
-            return bytes(value)
-    return b""
