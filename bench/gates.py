@@ -1,4 +1,4 @@
-"""The gates that only look: a real MobileNetV2 beside TensorFlow's own tool, and a graph of 500 MB."""
+"""The gates that only look: a real MobileNetV2 beside TensorFlow's own tool and a scanner, and a graph of 500 MB."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ import time
 from pathlib import Path
 from statistics import median
 
-from bench.measurement import Measurement, run_command
+from bench.measurement import Measurement, UnavailableError, run_command
+from bench.modelscan import modelscan
 from bench.project import HALF_PLUS_TWO_TF2, beside_interpreter, deployctl, environment, scratch_directory
 
 _RUNS = 7
@@ -33,23 +34,34 @@ def run() -> list[Measurement]:
         # From an empty directory, so that no settings are found.
         empty = directory / "empty"
         empty.mkdir()
-        return [_beside(tool, model, empty), _large(large, empty)]
+        others = {"saved_model_cli show --all": [tool, "show", "--dir", str(model), "--all"]}
+        note = "MobileNetV2"
+        try:
+            others["modelscan"] = [str(modelscan(directory / "modelscan")), "-p", str(model)]
+        except UnavailableError as reason:
+            note += f"; {reason}"
+        return [*_beside(others, model, empty, note), _large(large, empty)]
 
 
-def _beside(tool: str, model: Path, empty: Path) -> Measurement:
+def _beside(others: dict[str, list[str]], model: Path, empty: Path, note: str) -> list[Measurement]:
     words = deployctl("validate", str(model), "--against", str(model), *_GATES)
-    ours, theirs = [], []
+    ours: list[float] = []
+    theirs: dict[str, list[float]] = {name: [] for name in others}
     for _ in range(_RUNS):
         ours.append(run_command(words, cwd=empty, environment=environment()))
-        theirs.append(run_command([tool, "show", "--dir", str(model), "--all"]))
-    return Measurement(
-        "signature, compatibility, ops",
-        ours_s=median(ours),
-        budget=_BUDGET_S,
-        other="saved_model_cli show --all",
-        other_s=median(theirs),
-        note="MobileNetV2; modelscan is not installed here",
-    )
+        for name, command in others.items():
+            theirs[name].append(run_command(command, cwd=empty))
+    return [
+        Measurement(
+            "signature, compatibility, ops",
+            ours_s=median(ours),
+            budget=_BUDGET_S,
+            other=name,
+            other_s=median(times),
+            note=note,
+        )
+        for name, times in theirs.items()
+    ]
 
 
 def _large(model: Path, empty: Path) -> Measurement:

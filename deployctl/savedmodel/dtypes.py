@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import TYPE_CHECKING
 
 from deployctl.domain.saved_model import TensorSpec
@@ -15,6 +16,7 @@ _OTHER_NAMES = {"float": "float32", "double": "float64", "half": "float16"}
 _PREFIX, _REF = "dt_", "_ref"
 
 
+@functools.lru_cache(maxsize=256)
 def dtype_name(number: int) -> str:
     """Returns `tf.DType.name` for a number of the DataType enum: "float32", "string", "float32_ref".
 
