@@ -23,6 +23,7 @@ SUBJECTS = (
     "bundle",
     "memory",
     "scale",
+    "daemon",
     "store",
 )
 
