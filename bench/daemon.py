@@ -41,9 +41,8 @@ def run() -> list[Measurement]:
 
 def _dropped(project: Project) -> Measurement:
     """One export at a time, renamed into the inbox of a daemon that has nothing else to do."""
-    took = []
-    for each in range(_DROPS + 1):
-        took.append(seconds(partial(_rename_and_wait, project, [_export(project, each)], each + 1)))
+    exports = [_export(project, each) for each in range(_DROPS + 1)]
+    took = [seconds(partial(_rename_and_wait, project, [each], count)) for count, each in enumerate(exports, start=1)]
     # The first waits for the daemon's start.
     return Measurement("daemon, rename to published", median(took[1:]), 1.0)
 
