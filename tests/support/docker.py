@@ -144,6 +144,51 @@ def docker_workspace(tmp_path: Path, serving_image: str) -> Iterator[Callable[..
         workspace.run("down", "local", "--timeout", "2s")
 
 
+class StoppableEngine:
+    """The engine's process, which tests may end and start again as it was started."""
+
+    def __init__(self, pid_file: Path) -> None:
+        self._pid_file = pid_file
+        process = Path("/proc", pid_file.read_text().strip())
+        self._command = [word.decode() for word in (process / "cmdline").read_bytes().split(b"\0")[:-1]]
+        self._directory = (process / "cwd").resolve()
+
+    def stop(self) -> None:
+        """Ends the engine, and with it every container."""
+        process = Path("/proc", self._pid_file.read_text().strip())
+        os.kill(int(process.name), signal.SIGTERM)
+        _await(lambda: not process.exists(), f"the engine, process {process.name}, does not end")
+
+    def start(self) -> None:
+        """Starts the engine unless it runs; returns once it answers."""
+        if _answers():
+            return
+        with open(self._pid_file.with_name("log"), "ab") as log:
+            # No child of ours: it outlives the test.
+            subprocess.run(
+                ["setsid", "--fork", *self._command],
+                cwd=self._directory,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                check=True,
+                timeout=60,
+            )
+        _await(_answers, "the engine does not answer again")
+
+
+@pytest.fixture
+def stoppable_engine(docker_engine: Any) -> Iterator[StoppableEngine]:
+    """The engine, where it was started for tests: by `up`, or with DEPLOYCTL_ENGINE_PID naming its pid file."""
+    del docker_engine
+    pid_file = Path(os.environ.get("DEPLOYCTL_ENGINE_PID") or _pid_file())
+    if not pid_file.is_file():
+        pytest.skip("the engine that answers was not started for tests, and serves others perhaps")
+    engine = StoppableEngine(pid_file)
+    yield engine
+    engine.start()
+
+
 class ImageMaker:
     """Makes images from one that serves, with other files or settings; they are gone after the block."""
 

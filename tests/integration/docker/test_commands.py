@@ -19,7 +19,9 @@ pytestmark = [pytest.mark.docker, pytest.mark.tensorflow, pytest.mark.xdist_grou
 MakeWorkspace = Callable[..., Workspace]
 
 
-def test_publish_promote_predict_and_roll_back_across_a_container(docker_workspace: MakeWorkspace) -> None:
+def test_publish_promote_predict_and_roll_back_across_a_container(
+    docker_workspace: MakeWorkspace, docker_engine: Any, serving_image: str
+) -> None:
     workspace = docker_workspace()
     workspace.publish("half", HALF_PLUS_TWO, HALF_PLUS_THREE)
     workspace.ok("up")
@@ -30,7 +32,12 @@ def test_publish_promote_predict_and_roll_back_across_a_container(docker_workspa
     assert ask(workspace.rest(), "half") == 4.0
     (target,) = workspace.json("status")["targets"]
     assert re.fullmatch(r"[0-9a-f]{12} \(running\)", target["detail"]["container"])
-    assert "sha256:" in target["detail"]["digest"]
+    started = [each for each in workspace.json("history")["events"] if each["kind"] == "target.started"]
+    assert [each["data"]["digest"] for each in started] == [target["detail"]["digest"]]
+    assert docker_engine.images.get(serving_image).id == started[0]["data"]["image"]
+    # An image that came from no registry has no digest but its id.
+    known = docker_engine.images.get(serving_image).attrs["RepoDigests"] or [started[0]["data"]["image"]]
+    assert target["detail"]["digest"] == known[0]
     assert workspace.json("rollback", "half")["version"] == 1
     assert ask(workspace.rest(), "half") == 3.0
     workspace.ok("restart")
