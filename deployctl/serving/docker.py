@@ -9,10 +9,9 @@ import re
 import sys
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
-import docker
 import requests
 import urllib3
 from docker import errors as sdk_errors
@@ -28,6 +27,8 @@ from deployctl.errors import (
     PortTakenError,
     SettingsError,
 )
+from deployctl.serving.docker_address import engine_address
+from deployctl.serving.docker_connection import connected
 from deployctl.serving.docker_options import (
     GRPC_PORT,
     IMAGE_LABEL,
@@ -45,7 +46,6 @@ from deployctl.serving.docker_options import (
 )
 
 _CALL_TIMEOUT_S = 60
-_UNIX = "http+docker://localhost"
 _PORT_TAKEN = re.compile(r"(?:Bind for |listen tcp[46]? )(\S+?):(\d+)(?: failed: port is already allocated|: bind:)")
 _NO_SOURCE = re.compile(r"bind source path does not exist: (\S+)")
 _MICRO = re.compile(r"(\.\d{1,6})\d*")
@@ -60,21 +60,20 @@ class Engine:
         Raises:
             EngineUnavailableError: nothing answers.
         """
-        with _translated(_address(_UNIX)):
-            self._client = docker.from_env(timeout=math.ceil(timeout_s))
+        self._address = engine_address(os.environ, Path.home())
+        with _translated(self.address):
+            self._client = connected(self._address, math.ceil(timeout_s))
         self._containers: Any = self._client.containers
 
     @property
     def address(self) -> str:
         """Where the engine is, for messages."""
-        return _address(self._client.api.base_url)
+        return self._address.url
 
     @property
     def host(self) -> str:
         """The machine that published ports are reached at: "" for this one."""
-        url = urlsplit(self._client.api.base_url)
-        local = url.scheme.startswith(("http+docker", "http+unix", "npipe")) or url.hostname in {"localhost", None}
-        return "" if local and "ssh" not in url.scheme else str(url.hostname)
+        return self._address.host
 
     @property
     def reaches_containers(self) -> bool:
@@ -308,12 +307,6 @@ def _innermost(error: BaseException) -> str:
     while error.__context__ is not None:
         error = error.__context__
     return error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-
-
-def _address(base_url: str) -> str:
-    if base_url.startswith(_UNIX):
-        return os.environ.get("DOCKER_HOST", "unix:///var/run/docker.sock")
-    return base_url
 
 
 def _limits(spec: ContainerSpec) -> dict[str, Any]:

@@ -10,7 +10,6 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
 
-from deployctl.domain.duration import format_duration
 from deployctl.domain.names import ModelName
 from deployctl.domain.serving import (
     Endpoints,
@@ -30,7 +29,9 @@ from deployctl.errors import (
 from deployctl.files import file_lock, sweep, write_durably
 from deployctl.serving.config import normal
 from deployctl.serving.docker import Engine
-from deployctl.serving.docker_launch import Launcher, size
+from deployctl.serving.docker_address import engine_address
+from deployctl.serving.docker_detail import detail, identity
+from deployctl.serving.docker_launch import Launcher
 from deployctl.serving.docker_options import (
     CONFIG_NAME,
     MONITORING_NAME,
@@ -41,7 +42,6 @@ from deployctl.serving.docker_options import (
     ImageFacts,
     container_spec,
 )
-from deployctl.serving.docker_process import innermost_process, memory_held
 from deployctl.serving.docker_recovery import Recovery
 from deployctl.serving.interface import Image, ImageRuntime
 from deployctl.serving.network import NetworkRuntime
@@ -193,7 +193,9 @@ class DockerRuntime(NetworkRuntime, ImageRuntime):
             answers = bool(endpoints.grpc) and self._service_at(endpoints.grpc).answers(timeout_s=timeout_s)
             condition = ServerCondition.READY if answers else ServerCondition.UNREACHABLE
         image = self._engine().image_name(container.image_id)
-        return ServerState(condition, endpoints, self._detail(container, image), _identity(container, image))
+        return ServerState(
+            condition, endpoints, detail(container, image, self._options, self._engine()), identity(container, image)
+        )
 
     def apply(self, config: ServingConfig, *, timeout_s: float) -> None:
         """Writes `config`, then sends it; a server that has ended by itself is started with it.
@@ -265,7 +267,7 @@ class DockerRuntime(NetworkRuntime, ImageRuntime):
         return self._options.repository / path.relative_to(mount)
 
     def _engine_is_elsewhere(self) -> bool:
-        return bool(os.environ.get("DOCKER_HOST", "").startswith(("ssh:", "tcp:")) and self._engine().host)
+        return bool(engine_address(os.environ, Path.home()).host)
 
     def _check_present(self, config: ServingConfig) -> None:
         """Raises also where a directory is there, but not for the container: the server would wait for it for ever."""
@@ -363,30 +365,6 @@ class DockerRuntime(NetworkRuntime, ImageRuntime):
     def _recovery(self) -> Recovery:
         return Recovery(self._target, self._engine(), self._launcher(), self._find)
 
-    def _detail(self, container: ContainerFacts, image: ImageFacts | None) -> dict[str, str]:
-        detail = {
-            "container": f"{container.id[:12]} ({container.status})",
-            "image": container.image_name or self._options.image,
-        }
-        if image is not None:
-            detail["digest"] = image.digest
-        if container.health:
-            detail["health"] = container.health
-        if not container.running:
-            detail["ended"] = "OOMKilled" if container.oom_killed else f"exit code {container.exit_code}"
-            return detail
-        detail["uptime"] = format_duration(
-            max(0.0, (datetime.now(UTC) - datetime.fromisoformat(container.started_at)).total_seconds())
-        )
-        detail["restarts"] = str(container.restarts)
-        if self._options.isolated and (pid := innermost_process(container)):
-            detail["pid"] = str(pid)
-        with contextlib.suppress(EngineError):
-            limit = f" of {size(container.memory_limit)}" if container.memory_limit else ""
-            held = memory_held(container)
-            detail["memory"] = f"{size(self._engine().memory_bytes(container) if held is None else held)}{limit}"
-        return detail
-
     def _endpoints(self) -> Endpoints:
         if self._known is None or self._options.rest_port == 0 or self._options.grpc_port == 0:
             self._known = self._find()
@@ -405,7 +383,3 @@ def _serving(found: list[ContainerFacts], spec: ContainerSpec) -> ContainerFacts
     running = [each for each in found if each.running and each.role == SERVING_ROLE]
     running.sort(key=lambda each: each.spec != spec.digest)
     return running[0] if running else None
-
-
-def _identity(container: ContainerFacts, image: ImageFacts | None) -> dict[str, str]:
-    return {"container": container.id, "image": container.image_id, "digest": image.digest if image else ""}
