@@ -11,6 +11,7 @@ import typer
 from deployctl.cli import conversion_options as options
 from deployctl.cli.conversion_options import Ending, images, named_paths, renames, stem, with_ending
 from deployctl.cli.conversion_run import convert_and_tell
+from deployctl.cli.rearrangement import signatures, tagged
 from deployctl.errors import UsageError
 
 convert_app = typer.Typer(
@@ -179,7 +180,7 @@ def freeze(
     path: Annotated[Path, typer.Argument(help="SavedModel of TensorFlow 1 or 2, checkpoint or Keras model.")],
     ending: Ending,
     signature: Annotated[str | None, typer.Option(help="Keep only this signature of a SavedModel.")] = None,
-    tags: options.TagsOption = None,
+    tags: options.MetaGraphsOption = None,
     inputs: options.InputsOption = None,
     outputs: options.OutputsOption = None,
     builder: options.BuilderOption = None,
@@ -322,54 +323,5 @@ def bundle(
     )
 
 
-@convert_app.command()
-@with_ending
-def signatures(
-    context: typer.Context,
-    path: Annotated[Path, typer.Argument(help="SavedModel directory.")],
-    ending: Ending,
-    tags: options.TagsOption = None,
-    rename: Annotated[
-        list[str] | None, typer.Option(metavar="OLD=NEW", help="Another name for a signature; repeatable.")
-    ] = None,
-    merge: Annotated[
-        list[str] | None, typer.Option(metavar="NEW=A,B", help="One signature that answers for several; repeatable.")
-    ] = None,
-    drop: Annotated[list[str] | None, typer.Option(metavar="NAME", help="Leave a signature out; repeatable.")] = None,
-    rename_input: options.RenameInputOption = None,
-    rename_output: options.RenameOutputOption = None,
-    classify: options.ClassifyOption = False,
-    regress: options.RegressOption = False,
-    labels: options.LabelsOption = None,
-    scores: options.ScoresOption = None,
-) -> None:
-    """Write a SavedModel again, with other signatures.
-
-    Of several MetaGraphs the one with --tags is taken; it is tagged "serve" in the result. What no signature needs,
-    such as what training needs, is left out.
-    """
-    merged = dict(_merge(word) for word in merge or ())
-    convert_and_tell(
-        context,
-        ending,
-        {stem(path): path},
-        tags=tags,
-        keeps_signatures=True,
-        rename_signatures=renames("--rename", rename),
-        merge=merged,
-        drop=drop,
-        rename_inputs=renames("--rename-input", rename_input),
-        rename_outputs=renames("--rename-output", rename_output),
-        classify=classify,
-        regress=regress,
-        labels=labels,
-        scores=scores,
-        kinds=("saved_model",),
-    )
-
-
-def _merge(word: str) -> tuple[str, tuple[str, ...]]:
-    name, equals, members = word.partition("=")
-    if not equals or not name or "," not in members:
-        raise UsageError(f"--merge {word!r} is not NEW=NAME,NAME")
-    return name, tuple(members.split(","))
+for command in (signatures, tagged):
+    convert_app.command()(command)

@@ -57,6 +57,15 @@ TagsOption = Annotated[
     list[str] | None,
     typer.Option(metavar="TAGS", help="The one MetaGraph to take, with commas between its tags; default: serve."),
 ]
+MetaGraphsOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--tags",
+        metavar="TAGS",
+        help="The MetaGraph to take, with commas between its tags; default: serve. Of several, which are written "
+        "under their own tags; repeatable.",
+    ),
+]
 SignatureOption = Annotated[str, typer.Option(help="Name of the result's signature.")]
 RenameInputOption = Annotated[
     list[str] | None, typer.Option("--rename-input", metavar="OLD=NEW", help="Another name for an input; repeatable.")
@@ -143,19 +152,19 @@ def with_ending(command: Callable[..., None]) -> Callable[..., None]:
     return converting
 
 
-def one_meta_graph(words: Sequence[str] | None, path: Path) -> tuple[str, ...]:
-    """Returns the tags of the MetaGraph that `--tags` names, those of the one that is served by default.
+def tag_sets(words: Sequence[str] | None) -> tuple[tuple[str, ...], ...]:
+    """Returns the tags of each MetaGraph that `--tags` names, those of the one that is served by default.
 
     Raises:
-        UsageError: it names several; TensorFlow 2 writes one.
+        UsageError: a tag has no name, or two have the same tags.
     """
-    if words is not None and len(words) > 1:
-        named = " and ".join(words)
-        raise UsageError(
-            f"--tags names the MetaGraphs {named}, and a result has one; publish keeps all that an export has",
-            hint=f"deployctl publish {path} --model MODEL",
-        )
-    return tuple(words[0].split(",")) if words else (SERVE_TAG,)
+    found = [tuple(word.split(",")) for word in words or (SERVE_TAG,)]
+    for tags in found:
+        if not all(tags):
+            raise UsageError(f"the tags {','.join(tags)!r} are not TAG,TAG")
+        if [set(each) for each in found].count(set(tags)) > 1:
+            raise UsageError(f"two MetaGraphs would have the tags {','.join(tags)!r}")
+    return tuple(found)
 
 
 def renames(option: str, words: Sequence[str] | None) -> dict[str, str]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from deployctl.cli.conversion_options import Ending, one_meta_graph, own
+from deployctl.cli.conversion_options import Ending, own, tag_sets
 from deployctl.cli.options import Output, session
 from deployctl.cli.render import size, write, write_json
 from deployctl.errors import UsageError
@@ -79,12 +79,18 @@ def _request(
     kinds: tuple[str, ...] | None,
     more: dict[str, Any],
 ) -> ConversionRequest:
-    from deployctl.convert.request import ConversionRequest
+    from deployctl.convert.request import ConversionRequest, Result
 
-    about_sources = {
-        name: more.pop(name, None) for name in ("inputs", "outputs", "builder", "tags", "source_signature")
-    }
-    sources = tuple(_source(name, path, kinds, about_sources) for name, path in models.items())
+    about_sources = {name: more.pop(name, None) for name in ("inputs", "outputs", "builder", "source_signature")}
+    tags = tag_sets(more.pop("tags", None))
+    sources = tuple(
+        _source(name, path, kinds, about_sources | {"tags": each}) for name, path in models.items() for each in tags
+    )
+    if len(tags) > 1:
+        if result is not Result.SAVED_MODEL:
+            named = " and ".join(map(",".join, tags))
+            raise UsageError(f"--tags names the MetaGraphs {named}, and a {_NOUNS[result.value]} is made of one")
+        more["meta_graphs"] = tags
     rtol, atol = (
         given if given is not None else default
         for given, default in zip((ending.rtol, ending.atol), tolerances, strict=True)
@@ -121,7 +127,7 @@ def _source(name: str, path: Path, kinds: tuple[str, ...] | None, about: Mapping
         kind=source.kind.value,
         inputs=own(name, about["inputs"] or {}),
         outputs=own(name, about["outputs"] or {}),
-        tags=one_meta_graph(about["tags"], path),
+        tags=about["tags"],
         signature=about["source_signature"],
         builder=about["builder"],
     )
@@ -154,7 +160,7 @@ def _published(context: typer.Context, ending: Ending, request: ConversionReques
     from deployctl.domain.names import parse_model_name
     from deployctl.operations.publish import Publish, PublishRequest
 
-    paths = [Path(source.path) for source in request.sources]
+    paths = _paths(request)
     provenance = Provenance(
         source=", ".join(str(path) for path in paths), parents=tuple(digest_of(path) for path in paths)
     )
@@ -163,6 +169,11 @@ def _published(context: typer.Context, ending: Ending, request: ConversionReques
     )
     with session(context).open() as deployment:
         return Publish(deployment.repository, deployment.reader, deployment.lineage, deployment.context)(asked)
+
+
+def _paths(request: ConversionRequest) -> list[Path]:
+    """Returns what is converted; a source of several MetaGraphs once."""
+    return list(dict.fromkeys(Path(source.path) for source in request.sources))
 
 
 def _tell(ending: Ending, request: ConversionRequest, converted: Converted, published: Published | None) -> None:
@@ -195,7 +206,7 @@ def _tell(ending: Ending, request: ConversionRequest, converted: Converted, publ
 def _document(request: ConversionRequest, converted: Converted, published: Published | None) -> dict[str, Any]:
     from deployctl.convert.run import digest_of
 
-    paths = [Path(source.path) for source in request.sources]
+    paths = _paths(request)
     facts = ("signature", "output", "largest", "within")
     return {
         "result": request.result.value,

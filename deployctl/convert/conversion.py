@@ -10,18 +10,18 @@ from typing import Any
 import numpy as np
 
 from deployctl.convert.bundle import bundled
-from deployctl.convert.export import Export, size_of, write_saved_model
+from deployctl.convert.export import Export, TaggedExports, size_of, write_saved_model
 from deployctl.convert.freezing import frozen, write_graph
 from deployctl.convert.golden import Call, ask, main_part, record, write_calls
 from deployctl.convert.graph_source import load_checkpoint, load_frozen
 from deployctl.convert.keras_source import load_keras
 from deployctl.convert.part import Part, renamed, with_batch
-from deployctl.convert.request import ConversionRequest, Result, SourceRequest
+from deployctl.convert.request import ConversionRequest, Result, SourceRequest, labelled
 from deployctl.convert.saved_source import load_saved_model
 from deployctl.convert.steps import classify, images_front, labels_back, regress
 from deployctl.convert.words import read_vocabulary, tokens_front
 from deployctl.domain.golden import OWN_GOLDEN_PATH
-from deployctl.domain.saved_model import DEFAULT_SIGNATURE
+from deployctl.domain.saved_model import DEFAULT_SIGNATURE, SERVE_TAG
 from deployctl.errors import ConversionError
 from deployctl.modelserver.difference import difference
 from deployctl.savedmodel.source import SourceKind
@@ -31,28 +31,65 @@ def run(document: dict[str, Any]) -> dict[str, Any]:
     """Answers "convert": a `ConversionRequest`."""
     request = ConversionRequest.from_json(document)
     work = Path(request.work)
-    exports, words = _exports(request, work)
+    graphs, words = _graphs(request, work)
     result = work / "result"
     answer: dict[str, Any] = {"source_bytes": _source_bytes(request)}
-    calls = ask(request, exports, words)
+    calls = [ask(request, graph.exports, words) for graph in graphs]
     if request.result is Result.SAVED_MODEL:
-        answer["shared_bytes"] = write_saved_model(exports, result)
-        answer["recorded"] = record(result / OWN_GOLDEN_PATH, calls)
+        answer["shared_bytes"] = write_saved_model(graphs, result)
+        served = [
+            call for graph, asked in zip(graphs, calls, strict=True) if graph.tags == (SERVE_TAG,) for call in asked
+        ]
+        answer["recorded"] = record(result / OWN_GOLDEN_PATH, served)
     else:
-        _write_file(request, exports[0].part, result, work)
+        _write_file(request, graphs[0].exports[0].part, result, work)
     if request.result is Result.TFLITE:
-        answer["parity"] = _tflite_parity(result, calls)
+        answer["parity"] = _tflite_parity(result, calls[0])
     elif request.result is not Result.ONNX:
-        write_calls(work / "parity.json", calls, request.result)
+        answer["compare"] = [_written(graph, each, request, work) for graph, each in zip(graphs, calls, strict=True)]
     signatures = {
-        each.key: {"inputs": sorted(each.part.inputs), "outputs": sorted(each.part.outputs)} for each in exports
+        labelled(each.key, graph.tags, several=len(graphs) > 1): {
+            "inputs": sorted(each.part.inputs),
+            "outputs": sorted(each.part.outputs),
+        }
+        for graph in graphs
+        for each in graph.exports
     }
     return answer | {"result_bytes": size_of(result), "signatures": signatures}
 
 
-def _exports(request: ConversionRequest, work: Path) -> tuple[list[Export], Sequence[str]]:
-    """The signatures to be, and words that string inputs can be made of."""
+def _written(graph: TaggedExports, calls: Sequence[Call], request: ConversionRequest, work: Path) -> dict[str, Any]:
+    """Writes down what a MetaGraph has to answer, and returns where."""
+    file = work / f"parity-{'-'.join(graph.tags)}.json"
+    write_calls(file, calls, request.result)
+    return {"file": str(file), "tags": list(graph.tags)}
+
+
+def _graphs(request: ConversionRequest, work: Path) -> tuple[list[TaggedExports], Sequence[str]]:
+    """The MetaGraphs to be, and words that string inputs can be made of."""
     found = [_signatures(source, request) for source in request.sources]
+    if not request.meta_graphs:
+        exports, words = _exports(found, request, work)
+        return [TaggedExports((SERVE_TAG,), exports)], words
+    every = {key: part for parts in found for key, part in parts.items()}
+    _check_known(every, request)
+    graphs = []
+    for source, tags, parts in zip(request.sources, request.meta_graphs, found, strict=True):
+        alone = replace(
+            request,
+            sources=(source,),
+            rename_signatures={old: new for old, new in request.rename_signatures.items() if old in parts},
+            merge={new: names for new, names in request.merge.items() if parts.keys() >= set(names)},
+            drop=tuple(key for key in request.drop if key in parts),
+        )
+        graphs.append(TaggedExports(tags, _exports([parts], alone, work)[0]))
+    return graphs, ()
+
+
+def _exports(
+    found: Sequence[Mapping[str, Part]], request: ConversionRequest, work: Path
+) -> tuple[list[Export], Sequence[str]]:
+    """The signatures to be, and words that string inputs can be made of."""
     words: Sequence[str] = ()
     if len(found) == 1 and not request.bundle and request.result is Result.SAVED_MODEL and request.keeps_signatures:
         exports = _rearranged(found[0], request)
@@ -69,8 +106,8 @@ def _exports(request: ConversionRequest, work: Path) -> tuple[list[Export], Sequ
             exports = [Export(request.signature, part)]
     exports += _over_examples(exports, request)
     if request.labels and (main := main_part(exports)) is not None:
-        labelled = labels_back(main, Path(request.labels), request.scores)
-        exports = [Export(each.key, labelled if each.part is main else each.part) for each in exports]
+        with_labels = labels_back(main, Path(request.labels), request.scores)
+        exports = [Export(each.key, with_labels if each.part is main else each.part) for each in exports]
     if request.freeze and request.result is Result.SAVED_MODEL:
         exports = [Export(each.key, frozen(each.part)) for each in exports]
     return exports, words
@@ -132,10 +169,7 @@ def _one(parts: Mapping[str, Part], source: SourceRequest) -> Part:
 
 def _rearranged(parts: Mapping[str, Part], request: ConversionRequest) -> list[Export]:
     """The signatures of one model under new names, some merged, some left out."""
-    merged = tuple(name for names in request.merge.values() for name in names)
-    for key in (*request.drop, *request.rename_signatures, *merged):
-        if key not in parts:
-            raise ConversionError(f"there is no signature {key!r}, only {', '.join(parts)}", kind="usage")
+    _check_known(parts, request)
     kept = [(request.rename_signatures.get(key, key), part) for key, part in parts.items() if key not in request.drop]
     for new, names in request.merge.items():
         members = [replace(parts[name], name=name) for name in names]
@@ -147,6 +181,13 @@ def _rearranged(parts: Mapping[str, Part], request: ConversionRequest) -> list[E
     if twice is not None:
         raise ConversionError(f"two signatures would have the name {twice!r}", kind="usage")
     return [Export(key, _renamed_where_it_has(part, request)) for key, part in kept]
+
+
+def _check_known(parts: Mapping[str, Part], request: ConversionRequest) -> None:
+    merged = tuple(name for names in request.merge.values() for name in names)
+    for key in (*request.drop, *request.rename_signatures, *merged):
+        if key not in parts:
+            raise ConversionError(f"there is no signature {key!r}, only {', '.join(parts)}", kind="usage")
 
 
 def _renamed_where_it_has(part: Part, request: ConversionRequest) -> Part:
@@ -206,9 +247,10 @@ def _tflite_parity(file: Path, calls: Sequence[Call]) -> list[dict[str, Any]]:
 
 
 def _source_bytes(request: ConversionRequest) -> int:
+    # One may be there for several of its MetaGraphs.
+    kinds = {Path(source.path): source.kind for source in request.sources}
     return sum(
-        _checkpoint_bytes(Path(source.path)) if source.kind == SourceKind.CHECKPOINT else size_of(Path(source.path))
-        for source in request.sources
+        _checkpoint_bytes(path) if kind == SourceKind.CHECKPOINT else size_of(path) for path, kind in kinds.items()
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from typing import Any
@@ -15,6 +15,11 @@ class Result(StrEnum):
     GRAPH = "graph"
     TFLITE = "tflite"
     ONNX = "onnx"
+
+
+def labelled(signature: str, tags: Sequence[str], *, several: bool) -> str:
+    """Returns how a signature is called where there may be `several` MetaGraphs."""
+    return f"{signature} [{','.join(tags)}]" if several else signature
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +53,7 @@ class ConversionRequest:
         sources: one, or several to be put into one model.
         work: a directory for the result, called "result", and for what is made on the way.
         result: what is written.
+        meta_graphs: the tags of the MetaGraph that each source becomes; () makes one of all, tagged "serve".
         bundle: put the sources together even where there is one.
         separate: give each source a signature of its own, under its name.
         keeps_signatures: keep every signature of the source, and not the default one alone.
@@ -70,6 +76,7 @@ class ConversionRequest:
     sources: tuple[SourceRequest, ...]
     work: str
     result: Result = Result.SAVED_MODEL
+    meta_graphs: tuple[tuple[str, ...], ...] = ()
     bundle: bool = False
     separate: bool = False
     keeps_signatures: bool = False
@@ -114,6 +121,7 @@ class ConversionRequest:
         known = {name: value for name, value in document.items() if name != "verb"}
         known["sources"] = tuple(SourceRequest(**{**each, "tags": tuple(each["tags"])}) for each in document["sources"])
         known["result"] = Result(document["result"])
+        known["meta_graphs"] = tuple(tuple(tags) for tags in document["meta_graphs"])
         known["merge"] = {key: tuple(names) for key, names in document["merge"].items()}
         for name in ("drop", "custom", "allow_lambda"):
             known[name] = tuple(document[name])

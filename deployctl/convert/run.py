@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from deployctl.convert.child import call
-from deployctl.convert.request import ConversionRequest, Result
+from deployctl.convert.request import ConversionRequest, labelled
 from deployctl.convert.workplace import workplace
 from deployctl.domain.manifest import MANIFEST_PATH, FileEntry, content_digest
 from deployctl.domain.names import Digest
@@ -94,13 +94,16 @@ def _converted(request: ConversionRequest, ask: Ask, *, timeout_s: float) -> Con
             raise UsageError(str(error), hint=error.hint) from error
         raise
     result = Path(request.work, "result")
-    parity = answer.get("parity")
-    if parity is None and request.result in (Result.SAVED_MODEL, Result.GRAPH):
-        asked = {"path": str(result), "compare": str(Path(request.work, "parity.json"))}
-        parity = ask(_LOCAL, asked, timeout_s=timeout_s)["outputs"]
+    parity = list(answer.get("parity") or ())
+    compare = answer.get("compare") or ()
+    for each in compare:
+        asked = {"path": str(result), "compare": each["file"], "tags": each["tags"]}
+        found = ask(_LOCAL, asked, timeout_s=timeout_s)["outputs"]
+        several = len(compare) > 1
+        parity += [one | {"signature": labelled(one["signature"], each["tags"], several=several)} for one in found]
     differences = tuple(
         Difference(each["signature"], each["output"], each["max_difference"], each["within"], each["reason"])
-        for each in parity or ()
+        for each in parity
     )
     _refuse(differences, request)
     return Converted(

@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from deployctl.convert.export import Export, write_saved_model
+from deployctl.convert.export import Export, TaggedExports, write_saved_model
 from deployctl.convert.part import Part
+from deployctl.domain.saved_model import SERVE_TAG
 from deployctl.errors import ConversionError, InvalidRequestError
 from deployctl.modelserver.expressions import evaluate, read_array
 from deployctl.modelserver.packed import to_json
@@ -36,7 +37,7 @@ def write_tflite(
         ConversionError: TFLite cannot hold the model.
     """
     source = work / "tflite-source"
-    write_saved_model([Export("serving_default", part)], source)
+    write_saved_model([TaggedExports((SERVE_TAG,), [Export("serving_default", part)])], source)
     converter = tf.lite.TFLiteConverter.from_saved_model(str(source), signature_keys=["serving_default"])
     if quantization != "float":
         converter.optimizations = [tf.lite.Optimize.DEFAULT]

@@ -42,10 +42,12 @@ def written(place: Workspace) -> set[str]:
         (("signatures", "{training_and_serving}", "--merge", "x=y"), 2, "--merge 'x=y' is not NEW=NAME,NAME"),
         (("keras", "{planet.h5}", "--publish", "no/name"), 2, "cannot name a model"),
         (
-            ("signatures", "{training_and_serving}", "--tags", "train", "--tags", "serve"),
+            ("tflite", "{training_and_serving}", "--tags", "train", "--tags", "serve"),
             2,
-            "--tags names the MetaGraphs train and serve, and a result has one",
+            "--tags names the MetaGraphs train and serve, and a TFLite file is made of one",
         ),
+        (("tagged", "{planet.h5}"), 2, "give TAGS=PATH for each model"),
+        (("tagged", "a,b={planet.h5}", "b,a={a.pb}"), 2, "two MetaGraphs would have the tags 'a,b'"),
     ],
 )
 def test_wrong_words_and_files_are_told_before_tensorflow_is_started(

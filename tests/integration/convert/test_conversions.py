@@ -12,6 +12,7 @@ import pytest
 from deployctl.convert.child import call
 from deployctl.convert.request import Result
 from deployctl.convert.run import Converted
+from deployctl.domain.golden import OWN_GOLDEN_PATH
 from deployctl.domain.saved_model import CLASSIFY_METHOD, PREDICT_METHOD, REGRESS_METHOD, MetaGraph
 from deployctl.errors import UsageError
 from deployctl.protos.saved_model_pb2 import SavedModel
@@ -30,8 +31,8 @@ def declared(path: Path) -> MetaGraph:
     return graph
 
 
-def predicted(path: Path, inputs: dict[str, Any], signature: str = "serving_default") -> Any:
-    request = {"path": str(path), "inputs": inputs, "signature": signature}
+def predicted(path: Path, inputs: dict[str, Any], signature: str = "serving_default", *, tags: str = "serve") -> Any:
+    request = {"path": str(path), "inputs": inputs, "signature": signature, "tags": tags.split(",")}
     return call("deployctl.modelserver.local", request, timeout_s=60)["outputs"]
 
 
@@ -274,6 +275,38 @@ def test_a_meta_graph_is_chosen_by_its_tags(kept_child: KeptChild, sources: Path
 
     assert sum(declared(tmp_path / "out").ops.values()) < sum(declared(before).ops.values()) / 3
     assert predicted(tmp_path / "out", {"x": [[0.0] * 160]}) == predicted(before, {"x": [[0.0] * 160]})
+
+
+def test_several_meta_graphs_are_written_under_their_tags_with_weights_once(
+    kept_child: KeptChild, sources: Path, tmp_path: Path
+) -> None:
+    planet, better = sources / "planet.h5", sources / "planet_better.keras"
+    converted = kept_child.convert(
+        tmp_path / "out",
+        planet,
+        better,
+        planet,
+        meta_graphs=(("serve",), ("serve", "gpu"), ("train",)),
+        keeps_signatures=True,
+    )
+    kept_child.convert(tmp_path / "alone", planet)
+    kept_child.convert(tmp_path / "better", better)
+    # TensorFlow's own loader.
+    again = kept_child.convert(tmp_path / "again", tmp_path / "out", tags=("gpu", "serve"), keeps_signatures=True)
+
+    model = ProtobufSavedModelReader().read(tmp_path / "out")
+    ProtobufSavedModelReader().check_complete(tmp_path / "out", model)
+    assert [graph.tags for graph in model.meta_graphs] == [("serve",), ("gpu", "serve"), ("train",)]
+    assert set(converted.signatures) == {f"serving_default [{tags}]" for tags in ("serve", "serve,gpu", "train")}
+    assert largest(converted) < 1e-5
+    assert largest(again) < 1e-5
+    pixels = {"input_image": np.full((1, 128, 128, 3), 0.5).tolist()}
+    found = {tags: predicted(tmp_path / "out", pixels, tags=tags) for tags in ("serve", "gpu,serve", "train")}
+    assert found["serve"] == found["train"] == predicted(tmp_path / "alone", pixels)
+    assert found["gpu,serve"] == predicted(tmp_path / "better", pixels) == predicted(tmp_path / "again", pixels)
+    # The two that are the same model share what they have.
+    assert converted.shared_bytes > 0
+    assert (tmp_path / "out" / OWN_GOLDEN_PATH).read_text().count("\n") == 1
 
 
 @pytest.mark.parametrize("quantization", ["float", "float16", "dynamic", "int8"])

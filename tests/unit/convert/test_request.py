@@ -34,6 +34,7 @@ SOURCES = some.builds(
         sources=some.tuples(SOURCES),
         work=some.text(),
         result=some.sampled_from(Result),
+        meta_graphs=some.lists(some.lists(some.text()).map(tuple)).map(tuple),
         merge=some.dictionaries(some.text(), some.tuples(some.text(), some.text())),
         drop=some.tuples(some.text()),
         custom=some.tuples(some.text()),
