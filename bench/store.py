@@ -21,7 +21,6 @@ from deployctl.domain.names import ModelName, VersionNumber
 from deployctl.repository.interface import Numbering, StagedVersion
 from deployctl.repository.s3_client import S3Store
 from deployctl.repository.s3_session import S3Options
-from tests.support.s3 import make_bucket, make_client, running_store
 
 _PAIRS = 3
 _BLOCK = 16 << 20
@@ -75,6 +74,9 @@ def _works(aws: str) -> bool:
 
 @contextmanager
 def _shop(aws: str) -> Iterator[_Shop]:
+    # Not above: the programs that are measured are of this module too, and users have no pytest to import.
+    from tests.support.s3 import make_bucket, running_store
+
     with scratch_directory() as directory:
         (directory / "store").mkdir()
         with running_store(directory / "store") as endpoint:
@@ -144,6 +146,8 @@ def _fetch(shop: _Shop) -> float:
 
 def _empty(shop: _Shop, prefix: str) -> None:
     """Removes what an earlier turn put there: the store keeps it in memory."""
+    from tests.support.s3 import make_client
+
     client = make_client(shop.endpoint)
     for page in client.get_paginator("list_objects_v2").paginate(Bucket="bench", Prefix=prefix):
         for each in page.get("Contents", ()):

@@ -291,11 +291,11 @@ class S3Store:
         digest = hashlib.sha256(body)
         checksum = base64.b64encode(digest.digest()).decode()
         headers = {"x-amz-checksum-sha256": checksum, "x-amz-meta-sha256": digest.hexdigest(), **self._payer_headers()}
-        answer = self._quickly(lambda quick: quick.put(self._root + key, headers, body))
+        answer = self._quickly(lambda quick: quick.put(self._root + key, headers, body, digest.hexdigest()))
         if answer is None:
             return False
         if answer.get("x-amz-checksum-sha256") != checksum:
-            check_etag(answer.get("ETag", ""), body, self.url(key))
+            check_etag(answer.get("etag", ""), body, self.url(key))
         return True
 
     def _quickly(self, ask: Callable[[QuickRequests], Result | None]) -> Result | None:

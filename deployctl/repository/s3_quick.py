@@ -1,8 +1,8 @@
 """Single requests for small objects, past most of the SDK.
 
 The SDK takes about a millisecond of processor time for each request, most of it not for the request itself, and a
-model may have a thousand small files. What is asked here is signed and sent by the SDK's own parts, once; whatever
-is not plainly well answered is left to the SDK, which repeats it and knows every error.
+model may have a thousand small files. What is asked here is sent once, with the SDK's credentials over connections that
+it opens; whatever is not plainly well answered is left to the SDK, which repeats it and knows every error.
 """
 
 from __future__ import annotations
@@ -11,14 +11,15 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
-from urllib.parse import quote, unquote_plus, urlencode, urlsplit, urlunsplit
+from urllib.parse import quote, unquote_plus, urlencode, urlsplit
 from xml.etree import ElementTree
 
 from deployctl.repository.s3_listing import Found, Listing
+from deployctl.repository.s3_signing import EMPTY_SHA256, Signer
+from deployctl.repository.s3_wire import Answer, Wire
 
 # Above this, the time that the SDK takes is no part that counts.
 QUICK_BYTES = 1 << 20
-_PIECE = 1 << 18
 
 
 class QuickRequests:
@@ -26,43 +27,33 @@ class QuickRequests:
 
     Args:
         check_deadline: called while an answer arrives; raises when that takes too long.
+        timeout_s: how long an answer's next byte may take.
     """
 
-    def __init__(self, client: Any, credentials: Any, bucket: str, check_deadline: Callable[[], None]) -> None:
-        from botocore.auth import S3SigV4Auth
-        from botocore.awsrequest import AWSRequest
-
-        self._request = AWSRequest
-        self._sign = S3SigV4Auth
-        self._credentials = credentials
-        self._region = client.meta.region_name
-        self._check_deadline = check_deadline
-        self._session = client._endpoint.http_session
+    def __init__(
+        self, client: Any, credentials: Any, bucket: str, check_deadline: Callable[[], None], *, timeout_s: float
+    ) -> None:
         # Where the SDK would send it: addressing and endpoint are its decision.
         url = urlsplit(client.generate_presigned_url("get_object", Params={"Bucket": bucket, "Key": "-"}))
-        self._base = urlunsplit((url.scheme, url.netloc, url.path.removesuffix("-"), "", ""))
+        self._path = url.path.removesuffix("-")
         self._is_virtual = url.path == "/-"
-        self._works = True
+        host = url.netloc.rpartition("@")[2].removesuffix({"http": ":80", "https": ":443"}[url.scheme])
+        self._signer = Signer(credentials, client.meta.region_name, host)
+        self._wire = Wire(client._endpoint.http_session, f"{url.scheme}://{url.netloc}", timeout_s, check_deadline)
+        self._works = self._wire.works()
 
     def get(self, key: str, headers: Mapping[str, str], query: Mapping[str, str] | None = None) -> bytes | None:
         """Returns what is asked of an object, or of the bucket without a key; None where the SDK should ask instead."""
         answer = self._send("GET", key, headers, query=query)
-        if answer is None:
-            return None
-        pieces = []
-        for piece in iter(lambda: answer.raw.read1(_PIECE), b""):
-            pieces.append(piece)
-            self._check_deadline()
-        return b"".join(pieces)
+        return None if answer is None else answer.body
 
-    def put(self, key: str, headers: Mapping[str, str], body: bytes) -> Mapping[str, str] | None:
-        """Puts an object and returns the headers of the answer, or None where the SDK should put it instead."""
-        answer = self._send("PUT", key, headers, body)
-        if answer is None:
-            return None
-        answer.raw.read()
-        found: Mapping[str, str] = answer.headers
-        return found
+    def put(self, key: str, headers: Mapping[str, str], body: bytes, sha256: str) -> Mapping[str, str] | None:
+        """Puts an object whose bytes have that sha256, in hexadecimal digits.
+
+        Returns the headers of the answer, or None where the SDK should put it instead.
+        """
+        answer = self._send("PUT", key, headers, body, sha256)
+        return None if answer is None else answer.headers
 
     def listing(self, prefix: str, by_directory: bool, headers: Mapping[str, str]) -> Listing | None:
         """Returns what is below `prefix`, with whole keys, or None where the SDK should list it instead."""
@@ -88,20 +79,21 @@ class QuickRequests:
         key: str,
         headers: Mapping[str, str],
         body: bytes = b"",
+        sha256: str = EMPTY_SHA256,
         *,
         query: Mapping[str, str] | None = None,
-    ) -> Any:
+    ) -> Answer | None:
         if not self._works:
             return None
-        url = self._base + quote(key, safe="/~")
+        path = self._path + quote(key, safe="/~")
+        words = ""
         if query:
-            url = f"{url.rstrip('/') if not self._is_virtual else url}?{urlencode(query, quote_via=quote, safe='~')}"
-        request = self._request(method, url, dict(headers), body, stream_output=True)
-        self._sign(self._credentials.get_frozen_credentials(), "s3", self._region).add_auth(request)
-        answer = self._session.send(request.prepare())
-        if answer.status_code in {200, 206}:
+            path = path if self._is_virtual else path.rstrip("/")
+            words = urlencode(sorted(query.items()), quote_via=quote, safe="~")
+        signed = self._signer.signed(method, path, words, headers, sha256)
+        answer = self._wire.ask(method, f"{path}?{words}" if words else path, signed, body)
+        if answer.status in {200, 206}:
             return answer
-        answer.raw.close()
         # What was redirected or refused once would be so again; what is overloaded is to be spared.
         self._works = False
         return None

@@ -32,6 +32,7 @@ SMALL = "GET .*/digits/1/saved_model.pb"
 LASTING: list[tuple[Fault, type[StorageError]]] = [
     (Refuse(500, "InternalError"), StoreUnavailableError),
     (Refuse(503, "SlowDown"), StoreUnavailableError),
+    (Refuse(429, "TooManyRequests"), StoreUnavailableError),
     (Silence(), StoreUnavailableError),
     (Reset(), StoreUnavailableError),
     (Refuse(400, "ExpiredToken"), StoreCredentialsError),
@@ -45,6 +46,8 @@ LASTING: list[tuple[Fault, type[StorageError]]] = [
 PASSING: list[Fault] = [
     Refuse(500, "InternalError"),
     Refuse(503, "SlowDown"),
+    Refuse(429, "SlowDown"),
+    Refuse(429, "TooManyRequests"),
     Silence(),
     Reset(),
     Reset(after=True),
