@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 from deployctl.bootstrap import Deployment
 from deployctl.config.settings import Settings
+from deployctl.daemon.board import Board
 from deployctl.daemon.logs import LogObserver, operation_logged
 from deployctl.domain.clock import Observer
 from deployctl.domain.event import Actor
@@ -22,10 +23,12 @@ class Work:
     Attributes:
         shared: holds the connections that every operation of the daemon uses.
         stopping: set once the duty must return soon.
+        board: what duties know of the targets, for each other and for the API.
     """
 
     shared: Deployment
     stopping: threading.Event = field(default_factory=threading.Event)
+    board: Board = field(default_factory=Board)
 
     @property
     def settings(self) -> Settings:
