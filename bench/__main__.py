@@ -18,6 +18,7 @@ SUBJECTS = (
     "gates",
     "publish",
     "rollback",
+    "container",
     "server",
     "throughput",
     "bundle",
