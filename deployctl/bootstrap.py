@@ -23,6 +23,7 @@ from deployctl.system import SystemClock, find_actor, new_operation
 
 if TYPE_CHECKING:
     from deployctl.domain.event import Actor
+    from deployctl.lineage.deliveries import Deliveries
     from deployctl.lineage.leadership import Leadership
     from deployctl.lineage.mirrored import MirroredLineageStore
     from deployctl.lineage.store import SqlLineageStore
@@ -240,6 +241,18 @@ class Deployment:
             yield leadership
         finally:
             leadership.close()
+
+    @contextmanager
+    def deliveries(self) -> Iterator[Deliveries]:
+        """Gives what notification channels are still to be told."""
+        from deployctl.lineage.deliveries import Deliveries
+
+        patience_s = self.settings.lineage.busy_timeout_s
+        deliveries = Deliveries(self.lineage_url, self.context.clock, busy_timeout_s=patience_s)
+        try:
+            yield deliveries
+        finally:
+            deliveries.close()
 
     def close(self) -> None:
         """Closes what was opened."""

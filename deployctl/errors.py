@@ -47,7 +47,8 @@
     │   ├── RevisionNotFoundError
     │   ├── OperationNotFoundError
     │   └── ImageMissingError
-    └── DependencyError                 exit 10: server, engine, store or database unavailable
+    └── DependencyError                 exit 10: server, engine, store, database or receiver unavailable
+        ├── NotificationError
         ├── EngineError
         │   └── EngineUnavailableError
         ├── StorageError
@@ -374,6 +375,18 @@ class DependencyError(DeployctlError):
 
     exit_code = 10
     retryable = True
+
+
+class NotificationError(DependencyError):
+    """A webhook was not called, or did not say that it took the notification.
+
+    Attributes:
+        retry_after_s: how long its receiver wants to be left alone, 0.0 where it does not say.
+    """
+
+    def __init__(self, message: str, *, retry_after_s: float = 0.0, hint: str | None = None) -> None:
+        super().__init__(message, hint=hint)
+        self.retry_after_s = retry_after_s
 
 
 class StorageError(DependencyError):

@@ -83,6 +83,7 @@ class RootGroup(LazyGroup, BoundaryGroup):
         "gc": "stores",
         "copy": "stores",
         "daemon": "daemon",
+        "notifications": "notifications",
         "config": "settings",
         "convert": "conversion",
         "golden": "golden",

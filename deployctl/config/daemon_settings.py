@@ -82,15 +82,22 @@ class InboxSettings:
 
     path: str = setting("The directory, relative to the settings file, or `s3://BUCKET/PREFIX`.", default="")
     marker: str = setting(
-        "File whose presence says that an export is complete, such as `_SUCCESS`; nothing else does then. Empty: a "
-        "rename into place, or `settle_s`.",
+        "File whose presence says that an export is complete, such as `_SUCCESS`; nothing else does then. Of an "
+        "archive `run.zip` it is `run.zip._SUCCESS`. Empty: a rename into place, or `settle_s`.",
         default="",
     )
     settle_s: float = setting(
         "How long an export that was not renamed into place must have stayed as it is.", default=10.0, kind=DURATION
     )
+    stalled_s: float = setting(
+        "How long an export that has settled but is not whole may stay as it is before it is refused.",
+        default=600.0,
+        kind=DURATION,
+    )
     poll_interval_s: float = setting(
-        "How often the inbox is looked through, whatever the file system tells.", default=5.0, kind=DURATION
+        "How often the inbox is looked through, whatever the file system tells; less often where a look takes long.",
+        default=5.0,
+        kind=DURATION,
     )
     published: Afterwards = setting(
         'Where a published export goes: "keep" (it stays) or "move" (into `done_path`).', default=Afterwards.KEEP
@@ -123,5 +130,14 @@ class NotificationSettings:
     secret_env: str = setting(
         "Variable of the daemon's environment with the key of the HMAC-SHA256 signature. Empty: unsigned.", default=""
     )
-    events: tuple[str, ...] = setting("What it is called for; empty: everything.", default=())
+    events: tuple[str, ...] = setting(
+        "What it is called for, such as `promoted` or `drift`; empty: everything.", default=()
+    )
     timeout_s: float = setting("How long a call may take.", default=10.0, kind=DURATION)
+    retry_s: float = setting(
+        "How long after a call that failed it is made again; the pause doubles with each.", default=2.0, kind=DURATION
+    )
+    max_retry_s: float = setting("What that pause does not grow beyond.", default=3600.0, kind=DURATION)
+    attempts: int = setting(
+        "How often a call is made before it is given up, and kept for `deployctl notifications retry`.", default=20
+    )

@@ -17,6 +17,7 @@ from typing import Any
 
 from deployctl.config.coerce import coerce, from_text
 from deployctl.config.gate_settings import GateSettings
+from deployctl.config.notification_checks import check_notifications
 from deployctl.config.settings import NAMED, SECTIONS, RuntimeName, Settings, built, leaves
 from deployctl.domain.names import TargetName, parse_table_name, parse_target_name
 from deployctl.errors import InvalidNameError, SettingsError
@@ -205,6 +206,7 @@ def _build(values: Mapping[str, Any], root: Path) -> Settings:
     top = {name: values[name] for name in _TOP_LEVEL}
     settings = Settings(root=root, **sections, **tables, **top)
     _check_targets_exist(settings)
+    check_notifications(settings.notifications)
     return settings
 
 

@@ -10,4 +10,7 @@ from deployctl.daemon.interface import Duty
 
 def duties(settings: Settings) -> Iterator[Duty]:
     """Yields the duties; what one needs is imported when it is yielded."""
-    yield from ()
+    if settings.notifications:
+        from deployctl.daemon.notify import Notifications
+
+        yield Notifications()

@@ -13,6 +13,10 @@ from tests.docs.console import ROOT, Step, workspace
 
 PAGE = ROOT / "docs" / "reference" / "json.md"
 MODELS = "~/deployctl/tests/data/tensorflow_serving"
+CHANNEL = (
+    r'[daemon]\nlisten = ""\n[notifications.ops]\nurl = "http://127.0.0.1:8501"\nattempts = 1\nsecret_env = "KEY"\n'
+)
+RECEIVER = "WEBHOOK_SECRET=k python3 ~/deployctl/examples/webhook_receiver.py --port 8501 > received"
 # Each command with the exit code that it ends with; its document goes to the file of its number.
 COMMANDS: tuple[tuple[str, int], ...] = (
     ("deployctl init -o json", 0),
@@ -72,6 +76,16 @@ COMMANDS: tuple[tuple[str, int], ...] = (
     ("deployctl db rebuild -o json", 0),
     ("deployctl audit verify -o json", 0),
     ("deployctl down -o json", 0),
+    (f"{{ printf '{CHANNEL}' >> deployctl.toml; }}", 0),
+    ("export KEY=k", 0),
+    ("{ deployctl daemon 2> log & until grep -q telling log; do sleep 0.1; done; }", 0),
+    ("deployctl freeze local -m sale -o json", 0),
+    ("{ until deployctl notifications list -o json | grep -q '\"dead\": 1'; do :; done; }", 0),
+    ("deployctl notifications list -o json", 0),
+    ("deployctl notifications dead -o json", 0),
+    ("deployctl notifications retry ops -o json", 0),
+    (f"{{ {RECEIVER} & until curl -s http://127.0.0.1:8501 > got; do sleep 0.1; done; }}", 0),
+    ("deployctl notifications test ops -o json", 0),
 )
 TYPES: Mapping[str, tuple[type, ...]] = {
     "text": (str,),

@@ -1,0 +1,199 @@
+"""Commands about notifications: notifications list, dead, retry, test."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from deployctl.cli.options import Output, OutputOption, session
+from deployctl.cli.render import short_time, style, write, write_json, write_table
+from deployctl.errors import NotFoundError, NotificationError, UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from deployctl.bootstrap import Deployment
+    from deployctl.config.daemon_settings import NotificationSettings
+    from deployctl.lineage.deliveries import ChannelState, Deliveries, Delivery
+
+notifications_app = typer.Typer(help="See who is told what, and send again what was given up.", no_args_is_help=True)
+
+NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="The channel: NAME of [notifications.NAME].")]
+
+
+def register(app: typer.Typer) -> None:
+    """Adds the group to `app`."""
+    app.add_typer(notifications_app, name="notifications")
+
+
+@notifications_app.command("list")
+def list_channels(context: typer.Context, output: OutputOption = Output.TABLE) -> None:
+    """Show the channels, and what each is still to be told.
+
+    A channel begins with what happens after the daemon first sees it in the settings.
+    """
+    with session(context).open() as deployment:
+        channels = deployment.settings.notifications
+        with deployment.deliveries() as deliveries:
+            states = deliveries.states()
+    if output is Output.JSON:
+        found = [_document(name, each, states.get(name)) for name, each in channels.items()]
+        write_json("notifications", {"channels": found})
+    elif output is Output.NAME:
+        for name in channels:
+            write(name)
+    else:
+        header = ("NAME", "FORMAT", "URL", "EVENTS", "OUTSTANDING", "DEAD", "ERROR")
+        write_table(header, [_row(name, each, states.get(name)) for name, each in channels.items()])
+
+
+@notifications_app.command("dead")
+def list_dead(
+    context: typer.Context,
+    name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="Only of this channel.")] = None,
+    output: OutputOption = Output.TABLE,
+) -> None:
+    """Show the notifications that were given up.
+
+    They are kept until `notifications retry`.
+    """
+    with session(context).open() as deployment:
+        if name is not None:
+            _channel(deployment, name)
+        with deployment.deliveries() as deliveries:
+            found = [(each, _text(deployment, deliveries, each)) for each in deliveries.dead(name)]
+    if output is Output.JSON:
+        write_json("dead-notifications", {"notifications": [_dead_document(each, text) for each, text in found]})
+    elif output is Output.NAME:
+        for each, _ in found:
+            write(f"{each.channel}/{each.sequence}")
+    else:
+        header = ("CHANNEL", "EVENT", "ATTEMPTS", "GIVEN UP", "ERROR", "WHAT")
+        rows = [
+            (each.channel, str(each.sequence), str(each.attempts), short_time(each.next_at), each.error, text)
+            for each, text in found
+        ]
+        write_table(header, rows)
+
+
+@notifications_app.command()
+def retry(
+    context: typer.Context,
+    name: NameArgument,
+    sequences: Annotated[
+        list[int] | None, typer.Argument(metavar="[EVENT]...", help="Only these, as `dead` shows them.")
+    ] = None,
+    output: OutputOption = Output.TABLE,
+) -> None:
+    """Let the daemon send again what was given up.
+
+    Exit 9 if nothing of it is dead.
+    """
+    with session(context).open() as deployment:
+        _channel(deployment, name)
+        with deployment.deliveries() as deliveries:
+            known = {each.sequence for each in deliveries.dead(name)}
+            unknown = sorted(set(sequences or ()) - known)
+            if unknown or not known:
+                what = f"event {unknown[0]} is not" if unknown else "nothing is"
+                raise NotFoundError(
+                    f"{what} among what {name} was given up", hint=f"deployctl notifications dead {name}"
+                )
+            chosen = sorted(set(sequences or known))
+            deliveries.revive(name, chosen)
+    if output is Output.JSON:
+        write_json("notifications-retry", {"channel": name, "events": chosen})
+    elif output is Output.NAME:
+        for sequence in chosen:
+            write(f"{name}/{sequence}")
+    else:
+        write(f"{name}  {len(chosen)} to be sent again by the daemon")
+
+
+@notifications_app.command("test")
+def send_test(context: typer.Context, name: NameArgument, output: OutputOption = Output.TABLE) -> None:
+    """Call a channel now with a notification that says it is a test.
+
+    From this process, with the secrets of its environment. Exit 10 if the receiver does not take it.
+    """
+    from deployctl.daemon.notify_call import Call, webhook
+    from deployctl.daemon.notify_words import trial
+    from deployctl.domain.manifest import format_time
+
+    with session(context).open() as deployment:
+        hook = webhook(name, _channel(deployment, name), os.environ)
+        now = deployment.context.clock.now()
+        found = trial(name, deployment.context.operation, format_time(now))
+        try:
+            Call(hook)(found, timestamp=int(now.timestamp()))
+        except NotificationError as error:
+            raise NotificationError(f"{name} was not told: {error}", hint="deployctl notifications list") from error
+    if output is Output.JSON:
+        write_json("notifications-test", {"channel": name, "id": deployment.context.operation})
+    else:
+        write(name if output is Output.NAME else f"{hook} took it")
+
+
+def _channel(deployment: Deployment, name: str) -> NotificationSettings:
+    channels: Mapping[str, NotificationSettings] = deployment.settings.notifications
+    if name not in channels:
+        known = ", ".join(channels) or "none"
+        raise UsageError(
+            f"there is no notifications.{name} in the settings, but: {known}", hint="deployctl notifications list"
+        )
+    return channels[name]
+
+
+def _url(settings: NotificationSettings) -> str:
+    """Returns a URL for people, or where it is."""
+    from deployctl.daemon.notify_call import shown_url
+
+    return f"${settings.url_env}" if settings.url_env else shown_url(settings.url)
+
+
+def _row(name: str, settings: NotificationSettings, state: ChannelState | None) -> tuple[str, ...]:
+    events = ",".join(settings.events) or "all"
+    if state is None:
+        return (name, settings.format.value, _url(settings), events, "-", "-", "no daemon has seen it yet")
+    dead = style(str(state.dead), "red", sys.stdout) if state.dead else "0"
+    waiting = str(state.outstanding) + (f" (+{state.behind} events)" if state.behind else "")
+    return (name, settings.format.value, _url(settings), events, waiting, dead, state.error or "-")
+
+
+def _document(name: str, settings: NotificationSettings, state: ChannelState | None) -> dict[str, Any]:
+    return {
+        "name": name,
+        "format": settings.format.value,
+        "url": _url(settings),
+        "signed": bool(settings.secret_env),
+        "events": list(settings.events),
+        "sequence": state.sequence if state else None,
+        "behind": state.behind if state else None,
+        "outstanding": state.outstanding if state else None,
+        "failing": state.failing if state else None,
+        "dead": state.dead if state else None,
+        "due_at": state.due_at if state else None,
+        "error": state.error if state else "",
+    }
+
+
+def _text(deployment: Deployment, deliveries: Deliveries, delivery: Delivery) -> str:
+    from deployctl.daemon.notify_words import notice
+
+    happening = deliveries.happening(delivery.sequence)
+    found = notice(deployment.settings, happening) if happening else None
+    return found.text if found else "-"
+
+
+def _dead_document(delivery: Delivery, text: str) -> dict[str, Any]:
+    return {
+        "channel": delivery.channel,
+        "event": delivery.sequence,
+        "attempts": delivery.attempts,
+        "given_up_at": delivery.next_at,
+        "error": delivery.error,
+        "summary": text,
+    }
