@@ -197,7 +197,7 @@ def _tell(ending: Ending, request: ConversionRequest, converted: Converted, publ
     for each in converted.differences:
         write(f"parity      {each.signature} {each.output}: off by up to {each.largest or 0:.2g}")
     if not converted.differences:
-        write("parity      not compared")
+        write(f"parity      not compared: {converted.not_compared}")
     if published is not None:
         state = "published" if published.created else "already published (same bytes)"
         write(f"{name}  {state}   {size(published.size_bytes)}")
@@ -216,6 +216,7 @@ def _document(request: ConversionRequest, converted: Converted, published: Publi
         "shared_bytes": converted.shared_bytes,
         "signatures": dict(converted.signatures),
         "parity": [{name: getattr(each, name) for name in facts} for each in converted.differences],
+        "not_compared": converted.not_compared,
         "golden_requests": converted.recorded,
         "published": {name: getattr(published, name) for name in ("model", "version", "digest", "created")}
         if published is not None

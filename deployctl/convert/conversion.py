@@ -45,7 +45,9 @@ def run(document: dict[str, Any]) -> dict[str, Any]:
         _write_file(request, graphs[0].exports[0].part, result, work)
     if request.result is Result.TFLITE:
         answer["parity"] = _tflite_parity(result, calls[0])
-    elif request.result is not Result.ONNX:
+    elif request.result is Result.ONNX:
+        answer |= _onnx_parity(result, calls[0])
+    else:
         answer["compare"] = [_written(graph, each, request, work) for graph, each in zip(graphs, calls, strict=True)]
     signatures = {
         labelled(each.key, graph.tags, several=len(graphs) > 1): {
@@ -238,9 +240,23 @@ def _write_file(request: ConversionRequest, part: Part, file: Path, work: Path) 
 def _tflite_parity(file: Path, calls: Sequence[Call]) -> list[dict[str, Any]]:
     from deployctl.convert.tflite import run_file
 
-    call, found = calls[0], []
-    actual = run_file(file, call.inputs)
+    return _measured(calls[0], run_file(file, calls[0].inputs))
+
+
+def _onnx_parity(file: Path, calls: Sequence[Call]) -> dict[str, Any]:
+    from deployctl.convert.onnx import NotRunError, run_onnx
+
+    try:
+        return {"parity": _measured(calls[0], run_onnx(file, calls[0].inputs))}
+    except NotRunError as error:
+        return {"not_compared": str(error)}
+
+
+def _measured(call: Call, actual: Mapping[str, Any]) -> list[dict[str, Any]]:
+    found = []
     for name, expected in call.outputs.items():
+        if name not in actual:
+            raise ConversionError(f"the result has no output {name!r}, only {', '.join(actual)}")
         measured = difference(expected, np.asarray(actual[name]), rtol=call.rtol, atol=call.atol)
         found.append({"signature": call.signature, "output": name} | measured)
     return found

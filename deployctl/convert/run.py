@@ -47,6 +47,7 @@ class Converted:
         shared_bytes: weights that were the same as others and are stored once.
         recorded: golden requests in the result.
         differences: by signature and output; () where the result could not be run.
+        not_compared: why it could not be run, "" where it was.
         signatures: names of inputs and outputs by key.
     """
 
@@ -57,6 +58,7 @@ class Converted:
     recorded: int
     differences: tuple[Difference, ...]
     signatures: Mapping[str, Any]
+    not_compared: str = ""
 
 
 # As `deployctl.convert.child.call`.
@@ -114,6 +116,7 @@ def _converted(request: ConversionRequest, ask: Ask, *, timeout_s: float) -> Con
         recorded=answer.get("recorded", 0),
         differences=differences,
         signatures=answer["signatures"],
+        not_compared=answer.get("not_compared", ""),
     )
 
 

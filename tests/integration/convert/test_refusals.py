@@ -38,7 +38,6 @@ pytestmark = [pytest.mark.tensorflow, pytest.mark.xdist_group("convert")]
         (["ids.keras"], {"sample": {"nothing": "1"}}, "--sample 'nothing' is no input"),
         (["lookup.keras"], {"result": Result.GRAPH}, "a frozen graph cannot hold the tables of this model"),
         (["in_a_row.h5"], {"result": Result.TFLITE}, "a fixed number of rows, --batch 1, may help"),
-        (["lookup.keras"], {"result": Result.ONNX}, "tf2onnx, which writes ONNX files, is not installed"),
     ],
 )
 def test_what_cannot_be_converted_is_refused(
