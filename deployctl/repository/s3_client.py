@@ -152,7 +152,7 @@ class S3Store:
         found: list[Upload] = []
         with self._request("list the uploads of", "") as s3:
             for page in s3.get_paginator("list_multipart_uploads").paginate(
-                Bucket=self.options.bucket, Prefix=self._root
+                Bucket=self.options.bucket, Prefix=self._root, **self._payer()
             ):
                 for each in page.get("Uploads", ()):
                     key = each["Key"].removeprefix(self._root)

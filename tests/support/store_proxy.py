@@ -82,10 +82,12 @@ class Proxy:
 
     Attributes:
         requests: "METHOD /path?query", in the order of their arrival.
+        headers: of each of the requests, names in small letters.
     """
 
     endpoint: str
     requests: list[str] = field(default_factory=list)
+    headers: list[dict[str, str]] = field(default_factory=list)
     _rules: list[Rule] = field(default_factory=list)
     _deciding: threading.Lock = field(default_factory=threading.Lock)
     _closing: threading.Event = field(default_factory=threading.Event)
@@ -98,10 +100,11 @@ class Proxy:
         """Lets all requests pass again."""
         self._rules.clear()
 
-    def fault_for(self, request: str) -> Fault | None:
+    def fault_for(self, request: str, headers: dict[str, str]) -> Fault | None:
         """Returns what this request meets."""
         with self._deciding:
             self.requests.append(request)
+            self.headers.append(headers)
             for rule in self._rules:
                 if rule.times == 0 or not rule.request.search(request):
                     continue
@@ -160,7 +163,9 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_response_only(100)
             self.end_headers()
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-        fault = self.server.proxy.fault_for(f"{self.command} {self.path}")
+        fault = self.server.proxy.fault_for(
+            f"{self.command} {self.path}", {name.lower(): value for name, value in self.headers.items()}
+        )
         match fault:
             case Refuse():
                 self._refuse(fault)
