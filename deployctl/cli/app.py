@@ -66,7 +66,7 @@ class RootGroup(LazyGroup, BoundaryGroup):
         "publish": "versions",
         "versions": "versions",
         "show": "versions",
-        "diff": "versions",
+        "diff": "differences",
         "verify": "versions",
         "adopt": "versions",
         "inspect": "inspection",

@@ -52,7 +52,7 @@ def copy(
     number there. Within one object store, no byte goes through this machine. With a settings file, the copy is
     recorded in the other lineage database too.
     """
-    from deployctl.cli.versions import resolve_reference
+    from deployctl.cli.references import resolve_reference
     from deployctl.domain.names import parse_model_name
     from deployctl.operations.copy import Copy, CopyRequest
 

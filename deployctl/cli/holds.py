@@ -98,7 +98,7 @@ def quarantine(
     Under whatever number they are published: they are neither promoted nor rolled back to. What serves them now goes
     on until it is rolled back.
     """
-    from deployctl.cli.versions import resolve_reference
+    from deployctl.cli.references import resolve_reference
     from deployctl.operations.holds import Holds, manifest_of
 
     with session(context).open() as deployment:

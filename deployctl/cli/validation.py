@@ -175,7 +175,7 @@ def opened_for(context: typer.Context, path: Path | None) -> Iterator[Deployment
 def _of_version(
     deployment: Deployment, subject: str, target: str | None, against: str | None, wishes: Wishes, *, fresh: bool
 ) -> Report:
-    from deployctl.cli.versions import resolve_reference
+    from deployctl.cli.references import resolve_reference
     from deployctl.operations.candidate import of_version
     from deployctl.operations.validate import Validate
     from deployctl.validation import GateMaker, candidate_on
@@ -251,7 +251,7 @@ def subject_version(
     deployment: Deployment, stack: ExitStack, subject: str, target: str | None, *, whole: bool = True
 ) -> Version:
     """Returns the version or export that `subject` names; what was unpacked or fetched is there until `stack` ends."""
-    from deployctl.cli.versions import resolve_reference
+    from deployctl.cli.references import resolve_reference
     from deployctl.operations.candidate import of_export, of_version
 
     path = export_path(subject)

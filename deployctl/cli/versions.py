@@ -1,4 +1,4 @@
-"""Commands about versions in the repository: publish, versions, show, diff, verify, adopt."""
+"""Commands about versions in the repository: publish, versions, show, verify, adopt."""
 
 from __future__ import annotations
 
@@ -21,14 +21,12 @@ from deployctl.cli.options import (
     TargetOption,
     session,
 )
+from deployctl.cli.references import detail_of, resolve_reference
 from deployctl.cli.render import short_digest, short_time, size, style, write, write_json, write_table
 from deployctl.errors import ManifestError, UsageError
 
 if TYPE_CHECKING:
     from deployctl.bootstrap import Deployment
-    from deployctl.domain.comparison import Change
-    from deployctl.domain.names import ModelName, VersionNumber
-    from deployctl.operations.compare import VersionDetail
 
 ExportArgument = Annotated[
     str,
@@ -41,7 +39,7 @@ ExportArgument = Annotated[
 
 def register(app: typer.Typer) -> None:
     """Adds the commands to `app`."""
-    for command in (publish, versions, show, diff, verify, adopt):
+    for command in (publish, versions, show, verify, adopt):
         app.command()(command)
 
 
@@ -227,7 +225,7 @@ def show(
 ) -> None:
     """Show a version's origin, size and signatures."""
     with session(context).open() as deployment:
-        detail = _detail(deployment, reference, target)
+        detail = detail_of(deployment, reference, target)
     manifest = detail.manifest
     if output is Output.JSON:
         import json
@@ -262,7 +260,7 @@ def show(
         for name, text in facts.items():
             if text:
                 write(f"{name:<11} {text}")
-    from deployctl.cli.inspection import write_signatures
+    from deployctl.cli.tensor_listing import write_signatures
 
     graph = detail.saved_model.tagged("serve")
     if graph is not None:
@@ -276,54 +274,6 @@ def _signed_by(signature: Mapping[str, Any] | None) -> str:
     material = signature.get("verificationMaterial")
     with_certificate = isinstance(material, dict) and "x509CertificateChain" in material
     return "with a certificate" if with_certificate else "with a key"
-
-
-def diff(
-    context: typer.Context,
-    before: ReferenceArgument,
-    after: ReferenceArgument,
-    target: TargetOption = None,
-    output: OutputOption = Output.TABLE,
-) -> None:
-    """Tell what differs between two versions.
-
-    Signatures as clients see them, ops, files and size.
-    """
-    from deployctl.operations.compare import diff as compare
-
-    with session(context).open() as deployment:
-        result = compare(_detail(deployment, before, target), _detail(deployment, after, target))
-    sizes = [each.manifest.size_bytes if each.manifest else None for each in (result.before, result.after)]
-    groups: dict[str, tuple[Change, ...]] = {
-        "signatures": result.signatures,
-        "ops": result.ops,
-        "files": result.files,
-    }
-    names = [f"{each.model}@{each.version}" for each in (result.before, result.after)]
-    if output is Output.NAME:
-        for each in (change for changes in groups.values() for change in changes):
-            write(each.subject)
-        return
-    if output is Output.JSON:
-        document: dict[str, Any] = {"before": names[0], "after": names[1], "identical": result.identical}
-        document["size_bytes"] = {"before": sizes[0], "after": sizes[1]}
-        for group, changes in groups.items():
-            document[group] = [
-                {"subject": each.subject, "before": each.before, "after": each.after} for each in changes
-            ]
-        write_json("diff", document)
-        return
-    if result.identical:
-        write(f"{names[0]} and {names[1]} hold the same bytes")
-        return
-    if sizes[0] is not None and sizes[1] is not None:
-        write(f"size        {size(sizes[0])} -> {size(sizes[1])}")
-    for group, changes in groups.items():
-        if not changes:
-            write(f"{group:<11} the same")
-        for index, each in enumerate(changes):
-            heading = group if index == 0 else ""
-            write(f"{heading:<11} {each.subject}: {each.before or 'absent'} -> {each.after or 'absent'}")
 
 
 def verify(
@@ -380,28 +330,6 @@ def adopt(
             write(f"{model}: all {len(result.known)} versions have manifests already")
         for stray in result.strays:
             write(f"{model}/{stray.name}  not adopted: {stray.problem}; a polling server would take it for a version")
-
-
-def _detail(deployment: Deployment, reference: str, target: str | None) -> VersionDetail:
-    from deployctl.operations.compare import show as show_version
-
-    model, version = resolve_reference(deployment, reference, target)
-    return show_version(deployment.repository, deployment.reader, model, version)
-
-
-def resolve_reference(deployment: Deployment, text: str, target: str | None) -> tuple[ModelName, VersionNumber]:
-    """Returns the version that `text` names; labels are those of the target, and without @ it is the latest."""
-    from deployctl.domain.reference import ByLabel, Latest, parse_reference
-    from deployctl.operations.resolve import resolve
-
-    reference = parse_reference(text, default=Latest())
-    labels: Any = {}
-    name = deployment.target_name(target)
-    if isinstance(reference.selector, ByLabel):
-        for revision in deployment.lineage.current(name):
-            if revision.model == reference.model:
-                labels = revision.desired.labels
-    return reference.model, resolve(reference, deployment.repository, labels=labels, target=name)
 
 
 def _stdout() -> Any:
