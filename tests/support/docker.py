@@ -1,10 +1,7 @@
-"""A Docker engine and the model server's image for tests; and the engine's start and end on a machine without one.
+"""The model server's image for tests, and what they need of a Docker engine.
 
-    python -m tests.support.docker up      an engine answers afterwards, and has the image
-    python -m tests.support.docker down    the engine that `up` started has ended, its data are gone
-
-Tests use whatever engine answers, and skip without one, unless DEPLOYCTL_REQUIRE names docker. `up` installs an engine
-where there is none, as root and with apt.
+Tests use whatever engine answers, and skip without one, unless DEPLOYCTL_REQUIRE names docker. `tests.support.engine`
+starts one.
 """
 
 from __future__ import annotations
@@ -15,23 +12,21 @@ import hashlib
 import io
 import os
 import secrets
-import shutil
 import signal
 import subprocess
 import sys
 import tarfile
 import tempfile
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from threading import Event
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from deployctl.domain.names import TargetName
 from deployctl.serving.docker_options import DockerOptions
+from tests.support.engine import CHECKOUT, PID_FILE, answers, wait_for
 from tests.support.model_server import ROOT
 from tests.support.models import skip_or_fail
 from tests.support.serving import Place
@@ -40,9 +35,6 @@ from tests.support.workspace import Workspace
 if TYPE_CHECKING:
     from deployctl.serving.docker_runtime import DockerRuntime
 
-_CHECKOUT = hashlib.sha256(str(ROOT).encode()).hexdigest()[:8]
-_ENGINE_DIRECTORY = Path(tempfile.gettempdir(), f"deployctl-engine-{_CHECKOUT}")
-_READY_S = 60.0
 _BUILD_S = 600.0
 # All that the image is made of.
 _INPUTS = (
@@ -64,7 +56,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def docker_engine() -> Any:
     """The client of an engine that answers."""
     # Asked by the command: the SDK leaves a socket open where nothing answers.
-    if not _answers():
+    if not answers():
         skip_or_fail("docker", "no Docker engine answers")
     import docker
 
@@ -157,11 +149,11 @@ class StoppableEngine:
         """Ends the engine, and with it every container."""
         process = Path("/proc", self._pid_file.read_text().strip())
         os.kill(int(process.name), signal.SIGTERM)
-        _await(lambda: not process.exists(), f"the engine, process {process.name}, does not end")
+        wait_for(lambda: not process.exists(), f"the engine, process {process.name}, does not end")
 
     def start(self) -> None:
         """Starts the engine unless it runs; returns once it answers."""
-        if _answers():
+        if answers():
             return
         with open(self._pid_file.with_name("log"), "ab") as log:
             # No child of ours: it outlives the test.
@@ -174,14 +166,14 @@ class StoppableEngine:
                 check=True,
                 timeout=60,
             )
-        _await(_answers, "the engine does not answer again")
+        wait_for(answers, "the engine does not answer again")
 
 
 @pytest.fixture
 def stoppable_engine(docker_engine: Any) -> Iterator[StoppableEngine]:
     """The engine, where it was started for tests: by `up`, or with DEPLOYCTL_ENGINE_PID naming its pid file."""
     del docker_engine
-    pid_file = Path(os.environ.get("DEPLOYCTL_ENGINE_PID") or _pid_file())
+    pid_file = Path(os.environ.get("DEPLOYCTL_ENGINE_PID") or PID_FILE)
     if not pid_file.is_file():
         pytest.skip("the engine that answers was not started for tests, and serves others perhaps")
     engine = StoppableEngine(pid_file)
@@ -256,85 +248,14 @@ def image_tag() -> str:
 def build_image() -> str:
     """Builds the image unless the engine has it; pytest's workers wait for the one that builds it."""
     tag = image_tag()
-    with open(Path(tempfile.gettempdir(), f"deployctl-image-{_CHECKOUT}.lock"), "w") as lock:
+    with open(Path(tempfile.gettempdir(), f"deployctl-image-{CHECKOUT}.lock"), "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if subprocess.run(["docker", "image", "inspect", tag], capture_output=True, timeout=60).returncode:
             subprocess.run(
                 [ROOT / "deploy" / "model-server" / "build.sh", tag],
                 env={**os.environ, "PYTHON": sys.executable},
+                stdout=subprocess.DEVNULL,
                 check=True,
                 timeout=_BUILD_S,
             )
     return tag
-
-
-def start_engine() -> None:
-    """Starts an engine unless one answers, with its data below the temporary directory."""
-    if _answers():
-        return
-    if shutil.which("dockerd") is None:
-        subprocess.run(["apt-get", "update", "-qq"], check=True, timeout=_BUILD_S)
-        packages = ["docker.io", "iptables", "debootstrap"]
-        subprocess.run(
-            ["apt-get", "install", "-y", "-qq", "--no-install-recommends", *packages], check=True, timeout=_BUILD_S
-        )
-    _ENGINE_DIRECTORY.mkdir(exist_ok=True)
-    command = [
-        "dockerd",
-        "--data-root",
-        str(_ENGINE_DIRECTORY / "root"),
-        "--exec-root",
-        str(_ENGINE_DIRECTORY / "exec"),
-    ]
-    with open(_ENGINE_DIRECTORY / "log", "ab") as log:
-        engine = subprocess.Popen(
-            [*command, "--pidfile", str(_pid_file())], stdout=log, stderr=log, start_new_session=True
-        )
-    _await(_answers, f"the engine does not answer; see {_ENGINE_DIRECTORY / 'log'}", lambda: engine.poll() is not None)
-
-
-def stop_engine() -> None:
-    """Ends the engine that `start_engine` started, and removes what it holds."""
-    try:
-        number = int(_pid_file().read_text())
-    except FileNotFoundError:
-        return
-    listed = subprocess.run(["docker", "ps", "-aq"], capture_output=True, text=True, timeout=60, check=True)
-    if listed.stdout.split():
-        subprocess.run(["docker", "rm", "-f", *listed.stdout.split()], capture_output=True, timeout=120, check=True)
-    os.kill(number, signal.SIGTERM)
-    _await(lambda: not Path("/proc", str(number)).exists(), f"the engine, process {number}, does not end")
-    shutil.rmtree(_ENGINE_DIRECTORY, ignore_errors=True)
-
-
-def _pid_file() -> Path:
-    return _ENGINE_DIRECTORY / "pid"
-
-
-def _answers() -> bool:
-    if shutil.which("docker") is None:
-        return False
-    return subprocess.run(["docker", "info"], capture_output=True, timeout=60).returncode == 0
-
-
-def _await(condition: Callable[[], bool], problem: str, hopeless: Callable[[], bool] = lambda: False) -> None:
-    deadline = time.monotonic() + _READY_S
-    while not condition():
-        if hopeless() or time.monotonic() > deadline:
-            raise TimeoutError(problem)
-        Event().wait(0.2)
-
-
-def main(verb: str) -> None:
-    """Does what the module's text says."""
-    if verb == "up":
-        start_engine()
-        sys.stdout.write(f"{build_image()}\n")
-    elif verb == "down":
-        stop_engine()
-    else:
-        sys.exit(f"{verb!r} is not up or down")
-
-
-if __name__ == "__main__":
-    main(*sys.argv[1:])

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from deployctl.domain.serving import ServerCondition, ServingConfig
-from deployctl.errors import ServerExitedError, ServerUnhealthyError
+from deployctl.errors import ServerExitedError, ServerUnavailableError, ServerUnhealthyError
 from deployctl.serving.docker import Engine
 from deployctl.serving.docker_options import PROJECT_LABEL, ROLE_LABEL
 from deployctl.serving.docker_process import memory_held
@@ -44,10 +44,16 @@ def containers(place: DockerPlace, engine: Any) -> list[Any]:
 
 def serves_what_was_live(place: DockerPlace) -> None:
     runtime = place.again()
-    wait_until(
-        lambda: runtime.state(timeout_s=1).condition is ServerCondition.READY, timeout_s=TIMEOUT_S, what="the server"
-    )
-    assert answer(runtime, spec("m", label="stable"), grpc=False) == 3.0
+
+    def answers() -> bool:
+        # gRPC may answer a moment before REST does.
+        try:
+            return bool(answer(runtime, spec("m", label="stable"), grpc=False) == 3.0)
+        except ServerUnavailableError:
+            return False
+
+    wait_until(answers, timeout_s=TIMEOUT_S, what="the server")
+    assert runtime.state(timeout_s=5).condition is ServerCondition.READY
     assert answer(runtime, spec("m"), grpc=True) == 4.0
 
 
