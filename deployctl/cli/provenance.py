@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import math
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
 from deployctl.errors import UsageError
+from deployctl.operations.provenance import finite
 
 _GIT_TIMEOUT_S = 10.0
 
@@ -37,9 +37,7 @@ def metrics(words: Sequence[str] | None) -> dict[str, float]:
             number = float(text)
         except ValueError as error:
             raise UsageError(f"--metric {name}={text} is not a number") from error
-        if not math.isfinite(number):
-            raise UsageError(f"--metric {name}={text} is not a finite number")
-        found[name] = number
+        found[name] = finite(f"--metric {name}={text}", number)
     return found
 
 
