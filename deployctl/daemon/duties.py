@@ -14,3 +14,12 @@ def duties(settings: Settings) -> Iterator[Duty]:
         from deployctl.daemon.notify import Notifications
 
         yield Notifications()
+    for inbox in settings.inboxes:
+        from threading import Event
+
+        from deployctl.daemon.inbox import Inbox
+        from deployctl.daemon.inbox_follow import Following
+
+        follow = Event()
+        yield Inbox(inbox, follow)
+        yield Following(inbox, follow)
