@@ -76,7 +76,7 @@ class Flags:
     enable_signature_method_name_check: bool = _flag(False, "Refuse Predict on signatures with another method.")
     xla_cpu_compilation_enabled: bool = _flag(False, "", ignored=True)
     xla_gpu_compilation_enabled: bool = _flag(False, "", ignored=True)
-    enable_profiler: bool = _flag(True, "", ignored=True)
+    enable_profiler: bool = _flag(True, "Answer TensorBoard's profiler over gRPC; it writes where its client says.")
     thread_pool_factory_config_file: str = _flag("", "", ignored=True)
     mixed_precision: str = _flag("", "bfloat16: let oneDNN compute in it where that is faster.")
     skip_initialize_tpu: bool = _flag(False, "", ignored=True)

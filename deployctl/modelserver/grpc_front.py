@@ -44,6 +44,7 @@ class GrpcOptions:
         socket_path: "" listens on no UNIX socket.
         channel_arguments: of gRPC core, as given; they win over ours.
         health: also answer grpc.health.v1.
+        profiler: also answer tensorflow.ProfilerService.
         as_content: put numbers of responses in tensor_content.
     """
 
@@ -53,6 +54,7 @@ class GrpcOptions:
     channel_arguments: Sequence[tuple[str, int | str]] = ()
     tls: TlsOptions | None = None
     health: bool = False
+    profiler: bool = False
     as_content: bool = False
     metrics: Metrics = field(default_factory=Metrics)
 
@@ -75,6 +77,10 @@ class GrpcServer:
         ]
         if options.health:
             handlers.append(health_handlers(self._stopped))
+        if options.profiler:
+            from deployctl.modelserver.profiler import profiler_handlers
+
+            handlers.append(profiler_handlers(self._stopped))
         arguments = [
             ("grpc.max_receive_message_length", -1),
             ("grpc.max_send_message_length", -1),

@@ -195,6 +195,7 @@ def _grpc_options(flags: Flags, metrics: Metrics) -> GrpcOptions:
         channel_arguments=channel_arguments(flags.grpc_channel_arguments),
         tls=_tls(flags.ssl_config_file),
         health=flags.enable_grpc_healthcheck_service,
+        profiler=flags.enable_profiler,
         as_content=flags.enable_serialization_as_tensor_content,
         metrics=metrics,
     )
