@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -11,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.certificates import make_certificates
 from tests.support.model_server import ROOT
 from tests.support.workspace import HALF_PLUS_TWO, Workspace, ask
 
@@ -22,16 +22,7 @@ MakeWorkspace = Callable[..., Workspace]
 @pytest.fixture(scope="module")
 def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An authority, and a certificate for 127.0.0.1 that serves for both sides."""
-    if shutil.which("openssl") is None:
-        pytest.skip("there is no openssl to make certificates with")
-    directory = tmp_path_factory.mktemp("certificates")
-    new = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2"]
-    authority = ["-subj", "/CN=authority", "-keyout", "ca-key.pem", "-out", "ca.pem"]
-    own = ["-subj", "/CN=127.0.0.1", "-addext", "subjectAltName=IP:127.0.0.1", "-keyout", "key.pem", "-out", "cert.pem"]
-    of_authority = ["-CA", "ca.pem", "-CAkey", "ca-key.pem", "-addext", "basicConstraints=critical,CA:FALSE"]
-    for command in ([*new, *authority], [*new, *of_authority, *own]):
-        subprocess.run(command, cwd=directory, check=True, capture_output=True, timeout=60)
-    return directory
+    return make_certificates(tmp_path_factory.mktemp("certificates"))
 
 
 @pytest.fixture
