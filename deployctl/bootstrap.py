@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, assert_never
 
+from deployctl import acting
 from deployctl.config.settings import RuntimeName, Settings, TargetSettings
+from deployctl.domain.authority import Authority
 from deployctl.domain.clock import Observer
 from deployctl.domain.names import ModelName, TargetName, VersionNumber
-from deployctl.errors import SettingsError, TargetNotFoundError
+from deployctl.errors import SettingsError, TargetNotFoundError, UsageError
+from deployctl.lineage.guarded import GuardedJournal
 from deployctl.lineage.journal import FileOperationJournal
 from deployctl.operations.context import Context
 from deployctl.operations.target import Target
@@ -24,9 +28,11 @@ from deployctl.system import SystemClock, find_actor, new_operation
 if TYPE_CHECKING:
     from deployctl.domain.event import Actor
     from deployctl.lineage.deliveries import Deliveries
+    from deployctl.lineage.interface import OperationJournal
     from deployctl.lineage.leadership import Leadership
     from deployctl.lineage.mirrored import MirroredLineageStore
     from deployctl.lineage.store import SqlLineageStore
+    from deployctl.lineage.tallies import Tallies
     from deployctl.repository.interface import ModelRepository
     from deployctl.repository.sources import ExportSource
     from deployctl.savedmodel.interface import SavedModelReader
@@ -37,6 +43,8 @@ if TYPE_CHECKING:
 
 # Set for a process that runs an operation for another, which has told its id already.
 OPERATION_VARIABLE = "_DEPLOYCTL_OPERATION"
+# Set, as JSON, for a process that runs a command for the bearer of a token, and for its children.
+AUTHORITY_VARIABLE = "_DEPLOYCTL_AUTHORITY"
 # How long a command that can do without the database waits for it.
 _INCIDENT_PATIENCE_S = 1.5
 
@@ -47,6 +55,7 @@ class Deployment:
     Args:
         without_database: whether to go on with the state kept beside the servers when the lineage database fails.
         actor: who acts; by default who runs this process.
+        authority: what they may do; by default what the environment says, which is everything where it says nothing.
         over: one whose connections this one uses, and does not close.
     """
 
@@ -57,16 +66,20 @@ class Deployment:
         *,
         without_database: bool = False,
         actor: Actor | None = None,
+        authority: Authority | None = None,
         over: Deployment | None = None,
     ) -> None:
         self.settings = settings
         self._without_database = without_database
         self._over = over
         clock = SystemClock()
-        actor = actor or find_actor(os.environ, ["deployctl", *sys.argv[1:]])
+        authority = authority or _given_authority(os.environ)
+        actor = actor or acting.actor() or _acting(authority, find_actor(os.environ, ["deployctl", *sys.argv[1:]]))
         operation = os.environ.pop(OPERATION_VARIABLE, "") or new_operation(clock.now())
-        journal = FileOperationJournal(settings.state_path / "operations", clock, observer.warn)
-        self.context = Context(actor, operation, clock, journal, observer)
+        journal: OperationJournal = FileOperationJournal(settings.state_path / "operations", clock, observer.warn)
+        if authority is not None:
+            journal = GuardedJournal(journal, authority)
+        self.context = Context(actor, operation, clock, journal, observer, authority)
 
     @cached_property
     def repository(self) -> ModelRepository:
@@ -163,7 +176,14 @@ class Deployment:
         Raises:
             TargetNotFoundError: no target of that name is set.
             SettingsError: no target is set at all.
+            DeniedError: whoever acts may not know of it.
         """
+        found = self._meant_target(name)
+        if self.context.authority is not None:
+            self.context.authority.check_target(found)
+        return found
+
+    def _meant_target(self, name: str | None) -> TargetName:
         targets = self.settings.targets
         wanted = name or os.environ.get("DEPLOYCTL_TARGET") or self.settings.default_target
         if wanted:
@@ -254,10 +274,37 @@ class Deployment:
         finally:
             deliveries.close()
 
+    @contextmanager
+    def tallies(self) -> Iterator[Tallies]:
+        """Gives what the lineage database holds, counted."""
+        from deployctl.lineage.tallies import Tallies
+
+        tallies = Tallies(self.lineage_url, busy_timeout_s=self.settings.lineage.busy_timeout_s)
+        try:
+            yield tallies
+        finally:
+            tallies.close()
+
     def close(self) -> None:
         """Closes what was opened."""
         if self._over is None and "_database" in self.__dict__:
             self._database.close()
+
+
+def _given_authority(environment: Mapping[str, str]) -> Authority | None:
+    if AUTHORITY_VARIABLE not in environment:
+        return None
+    try:
+        return Authority.from_json(json.loads(environment[AUTHORITY_VARIABLE]))
+    except (KeyError, ValueError, TypeError, UsageError) as error:
+        raise SettingsError(f"{AUTHORITY_VARIABLE} cannot be read: {error}") from error
+
+
+def _acting(authority: Authority | None, actor: Actor) -> Actor:
+    """Returns who acts: the bearer of a token rather than the user of the process that works for them."""
+    if authority is None:
+        return actor
+    return replace(actor, user=authority.name, host=authority.address or actor.host)
 
 
 @contextmanager

@@ -29,6 +29,8 @@
     ├── VersionNumbersExhaustedError    exit 1
     ├── VersionTakenError               exit 1
     ├── NotSignedError                  exit 1: the bytes are published already, unsigned
+    ├── DeniedError                     exit 1: the token may not do that
+    ├── UnauthenticatedError            exit 1: there is no token, or it opens nothing
     ├── GateRefusedError                exit 3
     │   └── QuarantinedError
     ├── TimedOutError                   exit 4: outcome unknown
@@ -246,6 +248,17 @@ class NotSignedError(DeployctlError):
             hint="deployctl publish --help",
         )
         self.version = version
+
+
+class DeniedError(DeployctlError):
+    """The bearer of the token may not do that, or not there; nothing changed."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, hint="deployctl token list")
+
+
+class UnauthenticatedError(DeployctlError):
+    """There is no token, or one that is wrong, was revoked or has expired; nothing changed."""
 
 
 class GateRefusedError(DeployctlError):

@@ -84,6 +84,7 @@ class RootGroup(LazyGroup, BoundaryGroup):
         "copy": "stores",
         "daemon": "daemon",
         "notifications": "notifications",
+        "token": "tokens",
         "config": "settings",
         "convert": "conversion",
         "golden": "golden",

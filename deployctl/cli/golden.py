@@ -51,6 +51,7 @@ def record(
 
     The gate `golden` holds later versions to it.
     """
+    from deployctl.domain.names import parse_model_name
     from deployctl.operations.golden import random_requests, record_answers
 
     if (source is None) == (random is None):
@@ -62,6 +63,9 @@ def record(
         version = subject_version(deployment, stack, subject, target)
         if version.problem is not None:
             raise version.problem
+        if out is None:
+            named = parse_model_name(version.name.partition("@")[0])
+            deployment.context.permit("golden record", target=deployment.target_name(target), model=named)
         ask = stack.enter_context(_asked(deployment, version, target, live=live))
         requests = _requests(source) if source is not None else random_requests(version, signature, random or 0, seed)
         records = record_answers(requests, version, ask)

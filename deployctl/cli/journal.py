@@ -136,6 +136,7 @@ def op_abort(context: typer.Context, operation: OperationArgument, output: Outpu
         record = deployment.context.journal.operation(operation)
         check_abortable(record)
         if record.request.target is None:
+            deployment.context.permit("abort", model=record.request.model)
             deployment.repository.discard_leftovers()
             deployment.context.journal.settle(record.id, by=deployment.context.operation)
         else:
@@ -191,7 +192,9 @@ def lock_release(
 
     with session(context).open(without_database=True) as deployment:
         place = deployment.target(target)
-        lease = place.lock.release(parse_model_name(model) if model else None)
+        wanted = parse_model_name(model) if model else None
+        deployment.context.permit("lock release", target=place.name, model=wanted)
+        lease = place.lock.release(wanted)
         data = {"owner": lease.owner, "purpose": lease.purpose, "operation": lease.operation, "token": lease.token}
         with deployment.lineage.transaction() as transaction:
             transaction.append(

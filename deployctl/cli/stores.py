@@ -28,6 +28,7 @@ def gc(context: typer.Context, dry_run: DryRunOption = False, output: OutputOpti
     cache, fetches that nobody went on with for a day. Versions are never touched.
     """
     with session(context).open() as deployment:
+        deployment.context.permit("gc")
         found = deployment.repository.leftovers() if dry_run else deployment.repository.discard_leftovers()
     if output is Output.JSON:
         write_json("gc", {"dry_run": dry_run, "leftovers": list(found)})

@@ -12,6 +12,8 @@ from deployctl.bootstrap import Deployment
 from deployctl.config.settings import Settings
 from deployctl.daemon.board import Board
 from deployctl.daemon.logs import LogObserver, operation_logged
+from deployctl.daemon.metrics import MetricsPage
+from deployctl.domain.authority import Authority
 from deployctl.domain.clock import Observer
 from deployctl.domain.event import Actor
 
@@ -24,11 +26,13 @@ class Work:
         shared: holds the connections that every operation of the daemon uses.
         stopping: set once the duty must return soon.
         board: what duties know of the targets, for each other and for the API.
+        metrics: what `metrics_page` remembers from one page to the next.
     """
 
     shared: Deployment
     stopping: threading.Event = field(default_factory=threading.Event)
     board: Board = field(default_factory=Board)
+    metrics: MetricsPage = field(default_factory=MetricsPage)
 
     @property
     def settings(self) -> Settings:
@@ -41,7 +45,12 @@ class Work:
 
     @contextmanager
     def operation(
-        self, command: str, *, actor: Actor | None = None, observer: Observer | None = None
+        self,
+        command: str,
+        *,
+        actor: Actor | None = None,
+        observer: Observer | None = None,
+        authority: Authority | None = None,
     ) -> Iterator[Deployment]:
         """Gives deployctl for one operation, with an id of its own that the log lines of this thread carry meanwhile.
 
@@ -49,10 +58,13 @@ class Work:
             command: what is recorded as the command line, such as "daemon: inbox exports".
             actor: who acts; by default the user that the daemon runs as.
             observer: hears of progress; by default it is logged.
+            authority: what whoever acts may do; by default everything.
         """
         ours = self.shared.context.actor
         who = actor or Actor(ours.user, ours.host, ours.ci, command)
-        deployment = Deployment(self.settings, observer or LogObserver(), actor=who, over=self.shared)
+        deployment = Deployment(
+            self.settings, observer or LogObserver(), actor=who, authority=authority, over=self.shared
+        )
         with operation_logged(deployment.context.operation):
             yield deployment
 

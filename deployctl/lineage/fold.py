@@ -20,12 +20,21 @@ from deployctl.lineage.projections import (
     RevisionReviewed,
     RevisionSettled,
     TargetChanged,
+    TokenCreated,
+    TokenRevoked,
     Unfrozen,
     Validated,
     VersionRecorded,
     canonical_json,
 )
-from deployctl.lineage.rows import freeze_to_row, quarantine_to_row, revision_to_row, verdict_to_row, version_to_row
+from deployctl.lineage.rows import (
+    freeze_to_row,
+    quarantine_to_row,
+    revision_to_row,
+    token_to_row,
+    verdict_to_row,
+    version_to_row,
+)
 from deployctl.lineage.tables import (
     folded,
     freezes,
@@ -37,6 +46,7 @@ from deployctl.lineage.tables import (
     sources,
     tags,
     targets,
+    tokens,
     verdicts,
     versions,
 )
@@ -76,6 +86,11 @@ def fold(connection: Connection, effect: Effect, sequence: int) -> None:
             for record in records:
                 connection.execute(delete(verdicts).where(verdicts.c.key == record.key))
                 connection.execute(insert(verdicts), verdict_to_row(record, sequence))
+        case TokenCreated(token):
+            connection.execute(delete(tokens).where(tokens.c.id == token.id))
+            connection.execute(insert(tokens), token_to_row(token, sequence))
+        case TokenRevoked(token_id):
+            connection.execute(delete(tokens).where(tokens.c.id == token_id))
         case Noted():
             pass
         case _:

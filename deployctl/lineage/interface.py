@@ -8,6 +8,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from datetime import datetime
 
+from deployctl.domain.authority import Token
 from deployctl.domain.event import Event, EventKind, NewEvent
 from deployctl.domain.hold import Freeze, GateRecord, Quarantine
 from deployctl.domain.manifest import Manifest
@@ -99,8 +100,19 @@ class LineageStore(abc.ABC):
         """
 
     @abc.abstractmethod
+    def running(self, target: TargetName) -> bool | None:
+        """Returns whether the server of `target` was started, and not stopped since; None where neither is recorded.
+
+        A server that ended by itself was not stopped.
+        """
+
+    @abc.abstractmethod
     def quarantine(self, digest: Digest) -> Quarantine | None:
         """Returns the quarantine of the bytes with `digest`, or None."""
+
+    @abc.abstractmethod
+    def tokens(self) -> tuple[Token, ...]:
+        """Returns the tokens that were not revoked, run out ones included, oldest first."""
 
     @abc.abstractmethod
     def verdict(self, key: str) -> GateRecord | None:

@@ -7,6 +7,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from typing import Any, TypeVar
 
+from deployctl.domain.authority import Token
 from deployctl.domain.clock import Clock
 from deployctl.domain.event import Event, EventKind, NewEvent
 from deployctl.domain.hold import Freeze, GateRecord, Quarantine
@@ -131,9 +132,19 @@ class MirroredLineageStore(LineageStore):
         """Returns the freezes of `target`; they bind promotions, which need the database."""
         return self._asked(lambda: self._primary.freezes(target), lambda: ())
 
+    def running(self, target: TargetName) -> bool | None:
+        """Returns whether the server of `target` was started, and not stopped since; None where neither is recorded."""
+        self._catch_up()
+        return self._primary.running(target)
+
     def quarantine(self, digest: Digest) -> Quarantine | None:
         """Returns the quarantine of the bytes with `digest`, or None; without the database that is not known."""
         return self._asked(lambda: self._primary.quarantine(digest), lambda: None)
+
+    def tokens(self) -> tuple[Token, ...]:
+        """Returns the tokens that were not revoked, run out ones included, oldest first."""
+        self._catch_up()
+        return self._primary.tokens()
 
     def verdict(self, key: str) -> GateRecord | None:
         """Returns the newest verdict with `key`, or None."""

@@ -43,10 +43,19 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, assert_never
 
+from deployctl.domain.authority import Role, Token
 from deployctl.domain.event import EventKind, NewEvent
 from deployctl.domain.hold import Freeze, GateRecord, Quarantine
 from deployctl.domain.manifest import Manifest, from_json, parse_time
-from deployctl.domain.names import Digest, ModelName, TargetName, VersionNumber, parse_digest
+from deployctl.domain.names import (
+    Digest,
+    ModelName,
+    TargetName,
+    VersionNumber,
+    parse_digest,
+    parse_model_name,
+    parse_target_name,
+)
 from deployctl.domain.revision import Revision, RevisionKind, RevisionState, desired_from_json
 from deployctl.errors import ManifestError
 from deployctl.lineage.interface import VersionRecord
@@ -154,6 +163,20 @@ class Validated:
 
 
 @dataclass(frozen=True, slots=True)
+class TokenCreated:
+    """Somebody may use the API of the daemon."""
+
+    token: Token
+
+
+@dataclass(frozen=True, slots=True)
+class TokenRevoked:
+    """A token opens nothing any more."""
+
+    id: str
+
+
+@dataclass(frozen=True, slots=True)
 class Noted:
     """Something that is only history: nothing else in the database tells of it."""
 
@@ -169,6 +192,8 @@ Effect = (
     | Quarantined
     | Released
     | Validated
+    | TokenCreated
+    | TokenRevoked
     | Noted
 )
 
@@ -229,10 +254,12 @@ def _effect(event: NewEvent) -> Effect:
             | EventKind.TARGET_DRIFTED
             | EventKind.TARGET_DEGRADED
             | EventKind.TARGET_RECOVERED
-            | EventKind.TOKEN_CREATED
-            | EventKind.TOKEN_REVOKED
         ):
             return Noted()
+        case EventKind.TOKEN_CREATED:
+            return TokenCreated(_token(event))
+        case EventKind.TOKEN_REVOKED:
+            return TokenRevoked(event.data["id"])
         case EventKind.TARGET_STARTED | EventKind.TARGET_UPGRADED:
             return _target_changed(event, running=True)
         case EventKind.TARGET_STOPPED:
@@ -354,6 +381,22 @@ def _quarantine(event: NewEvent) -> Quarantine:
         reason=event.reason,
         actor=event.actor,
         at=event.at,
+    )
+
+
+def _token(event: NewEvent) -> Token:
+    data = event.data
+    expires_at = data["expires_at"]
+    return Token(
+        id=data["id"],
+        name=data["name"],
+        digest=data["digest"],
+        role=Role(data["role"]),
+        created_at=event.at,
+        created_by=str(event.actor),
+        targets=frozenset(map(parse_target_name, data["targets"])),
+        models=frozenset(map(parse_model_name, data["models"])),
+        expires_at=None if expires_at is None else parse_time(expires_at),
     )
 
 

@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from deployctl.domain.authority import Role, Token
 from deployctl.domain.event import Actor, Event, EventKind, NewEvent
 from deployctl.domain.hold import Freeze, GateRecord, Quarantine
 from deployctl.domain.manifest import format_time, parse_time
@@ -215,6 +216,37 @@ def verdict_from_row(row: RowMapping) -> GateRecord:
         problems=tuple(json.loads(row["problems"])),
         duration_s=row["duration_s"],
         evidence=json.loads(row["evidence"]),
+    )
+
+
+def token_to_row(token: Token, sequence: int) -> dict[str, Any]:
+    """Returns the columns of `tokens`."""
+    return {
+        "id": token.id,
+        "name": token.name,
+        "digest": token.digest,
+        "role": token.role.value,
+        "targets": canonical_json(sorted(token.targets)),
+        "models": canonical_json(sorted(token.models)),
+        "created_at": format_time(token.created_at),
+        "created_by": token.created_by,
+        "expires_at": None if token.expires_at is None else format_time(token.expires_at),
+        "sequence": sequence,
+    }
+
+
+def token_from_row(row: RowMapping) -> Token:
+    """Returns the token of a row of `tokens`."""
+    return Token(
+        id=row["id"],
+        name=row["name"],
+        digest=row["digest"],
+        role=Role(row["role"]),
+        created_at=parse_time(row["created_at"]),
+        created_by=row["created_by"],
+        targets=frozenset(TargetName(name) for name in json.loads(row["targets"])),
+        models=frozenset(ModelName(name) for name in json.loads(row["models"])),
+        expires_at=None if row["expires_at"] is None else parse_time(row["expires_at"]),
     )
 
 

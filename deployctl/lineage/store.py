@@ -11,6 +11,7 @@ from typing import Any, Self
 
 from sqlalchemy import Connection, RowMapping, Select, Table, delete, insert, select
 
+from deployctl.domain.authority import Token
 from deployctl.domain.event import GENESIS, Event, EventKind, NewEvent, chain
 from deployctl.domain.hold import Freeze, GateRecord, Quarantine
 from deployctl.domain.manifest import Manifest, from_json
@@ -27,6 +28,7 @@ from deployctl.lineage.rows import (
     freeze_from_row,
     quarantine_from_row,
     revision_from_row,
+    token_from_row,
     verdict_from_row,
     version_from_row,
 )
@@ -42,6 +44,8 @@ from deployctl.lineage.tables import (
     quarantines,
     revisions,
     tags,
+    targets,
+    tokens,
     verdicts,
     versions,
 )
@@ -139,10 +143,19 @@ class SqlLineageStore(LineageStore):
         rows = self._rows(select(freezes).where(freezes.c.target == target).order_by(freezes.c.sequence))
         return tuple(freeze_from_row(row) for row in rows)
 
+    def running(self, target: TargetName) -> bool | None:
+        """Returns whether the server of `target` was started, and not stopped since; None where neither is recorded."""
+        rows = self._rows(select(targets.c.running).where(targets.c.name == target))
+        return bool(rows[0]["running"]) if rows else None
+
     def quarantine(self, digest: Digest) -> Quarantine | None:
         """Returns the quarantine of the bytes with `digest`, or None."""
         rows = self._rows(select(quarantines).where(quarantines.c.digest == digest))
         return quarantine_from_row(rows[0]) if rows else None
+
+    def tokens(self) -> tuple[Token, ...]:
+        """Returns the tokens that were not revoked, run out ones included, oldest first."""
+        return tuple(map(token_from_row, self._rows(select(tokens).order_by(tokens.c.sequence))))
 
     def verdict(self, key: str) -> GateRecord | None:
         """Returns the newest verdict with `key`, or None."""

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
+from deployctl.domain.authority import Authority
 from deployctl.domain.clock import Clock, Observer
 from deployctl.domain.event import Actor, EventKind, NewEvent
 from deployctl.domain.names import ModelName, TargetName
@@ -23,6 +24,7 @@ class Context:
 
     Attributes:
         operation: the run's id, sortable by time.
+        authority: what it may do, None where whoever can run this process may do everything.
     """
 
     actor: Actor
@@ -30,6 +32,7 @@ class Context:
     clock: Clock
     journal: OperationJournal
     observer: Observer = field(default_factory=Observer)
+    authority: Authority | None = None
 
     def event(
         self,
@@ -40,8 +43,20 @@ class Context:
         reason: str = "",
         data: dict[str, Any],
     ) -> NewEvent:
-        """Returns an event of this run, as of now."""
+        """Returns an event of this run, as of now.
+
+        Nothing changes that is not recorded: here, and where an operation is journalled, authority is asked.
+
+        Raises:
+            DeniedError: it may not be done.
+        """
+        self.permit(kind, target=target, model=model)
         return NewEvent(kind, self.clock.now(), self.actor, self.operation, model, target, reason, data)
+
+    def permit(self, action: str, *, target: TargetName | None = None, model: ModelName | None = None) -> None:
+        """Raises DeniedError where `action` (see `deployctl.domain.authority.ROLES`) may not be done."""
+        if self.authority is not None:
+            self.authority.require(action, target, model)
 
     def deadline(self, timeout_s: float) -> Deadline:
         """Returns a deadline `timeout_s` seconds from now."""

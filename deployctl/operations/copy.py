@@ -73,11 +73,13 @@ class Copy:
         """Copies and returns the version of the other repository.
 
         Raises:
+            DeniedError: it may not be done.
             ManifestError: the version has no manifest, or its files are not those of its manifest.
             QuarantinedError: its bytes are never to be served, here or there.
             VersionTakenError: the number is to be kept, and something else has it there.
             DiskFullError, StorageError, DatabaseError: a repository or a database is unavailable.
         """
+        self.context.permit("copy", model=request.model)
         started = self.context.clock.monotonic()
         name = f"{request.model}@{request.version}"
         manifest = self.repository.manifest(request.model, request.version)

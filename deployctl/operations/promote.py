@@ -79,6 +79,7 @@ class Promote:
 
         Raises:
             NotFoundError, UsageError: what was asked for does not exist or cannot be.
+            DeniedError: whoever acts may not pass freezes and gates.
             FrozenError, QuarantinedError: it may not be promoted there now, or ever.
             GateRefusedError: a gate refused it.
             LockedError, PreconditionError, ServerUnavailableError: nothing changed.
@@ -88,6 +89,8 @@ class Promote:
         """
         started = self.context.clock.monotonic()
         model = request.reference.model
+        if request.break_glass:
+            self.context.permit("break-glass", target=self.target.name, model=model)
         # Words are checked and gates asked before any lock is taken.
         admission = self._admit(request)
         with leased(

@@ -108,6 +108,7 @@ class Adopt:
             ModelNotFoundError: the repository has none.
             InvalidModelError: a version is one that no server could serve; the ones before it are adopted.
         """
+        self.context.permit("adopt", model=model)
         versions = sorted({*self.repository.versions(model), *self.repository.adoptable(model)})
         if not versions:
             raise ModelNotFoundError(model)
@@ -149,6 +150,7 @@ class RebuildRegistry:
 
     def __call__(self, *, reason: str = "") -> tuple[Manifest, ...]:
         """Returns the manifests that were recorded now."""
+        self.context.permit("db rebuild")
         recorded = []
         known = {(record.model, record.version) for record in self.lineage.versions()}
         for model in self.repository.models():

@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from deployctl.domain.authority import Token
 from deployctl.domain.event import GENESIS, Actor, Event, EventKind, NewEvent, chain
 from deployctl.domain.hold import Freeze, GateRecord, Quarantine
 from deployctl.domain.manifest import FileEntry, Manifest, Provenance, format_time, from_json, to_json
@@ -31,6 +32,8 @@ from deployctl.lineage.projections import (
     RevisionReviewed,
     RevisionSettled,
     TargetChanged,
+    TokenCreated,
+    TokenRevoked,
     Unfrozen,
     Validated,
     VersionRecorded,
@@ -54,6 +57,8 @@ class _State:
     freezes: dict[tuple[TargetName, ModelName | None], Freeze] = field(default_factory=dict)
     quarantines: dict[Digest, Quarantine] = field(default_factory=dict)
     verdicts: dict[str, GateRecord] = field(default_factory=dict)
+    running: dict[TargetName, bool] = field(default_factory=dict)
+    tokens: dict[str, Token] = field(default_factory=dict)
 
 
 class InMemoryLineageStore(LineageStore):
@@ -76,6 +81,7 @@ class InMemoryLineageStore(LineageStore):
             state.freezes = dict(state.freezes)
             state.quarantines = dict(state.quarantines)
             state.verdicts = dict(state.verdicts)
+            state.tokens = dict(state.tokens)
             yield _Transaction(state)
             self._state = state
         finally:
@@ -112,8 +118,14 @@ class InMemoryLineageStore(LineageStore):
     def freezes(self, target: TargetName) -> tuple[Freeze, ...]:
         return tuple(freeze for freeze in self._state.freezes.values() if freeze.target == target)
 
+    def running(self, target: TargetName) -> bool | None:
+        return self._state.running.get(target)
+
     def quarantine(self, digest: Digest) -> Quarantine | None:
         return self._state.quarantines.get(digest)
+
+    def tokens(self) -> tuple[Token, ...]:
+        return tuple(self._state.tokens.values())
 
     def verdict(self, key: str) -> GateRecord | None:
         return self._state.verdicts.get(key)
@@ -175,7 +187,7 @@ def _fold(state: _State, change: Effect) -> None:
         case VersionRecorded(record, document):
             state.versions[record.model, record.version] = (record, document)
         case TargetChanged():
-            pass
+            state.running[change.target] = change.running
         case RevisionReviewed():
             key = (change.target, change.model, change.number)
             if key in state.revisions:
@@ -189,6 +201,11 @@ def _fold(state: _State, change: Effect) -> None:
             state.quarantines[quarantine.digest] = quarantine
         case Released(digest):
             state.quarantines.pop(digest, None)
+        case TokenCreated(token):
+            state.tokens.pop(token.id, None)
+            state.tokens[token.id] = token
+        case TokenRevoked(token_id):
+            state.tokens.pop(token_id, None)
         case Noted():
             pass
         case Validated(records):
@@ -263,6 +280,25 @@ def unfrozen(*, target: TargetName = TARGET, model: ModelName | None = None) -> 
 def noted(kind: EventKind) -> NewEvent:
     """Something that is only history."""
     return NewEvent(kind, NOW, ACTOR, "op-noted", MODEL, TARGET, "seen", {})
+
+
+def token_created(key: str = "0123456789ab", *, expires_at: datetime | None = None) -> NewEvent:
+    """Returns the event of a token's making."""
+    data = {
+        "id": key,
+        "name": f"ci-{key}",
+        "role": "deployer",
+        "targets": [TARGET],
+        "models": [],
+        "digest": "5" * 64,
+        "expires_at": None if expires_at is None else format_time(expires_at),
+    }
+    return NewEvent(EventKind.TOKEN_CREATED, NOW, ACTOR, "op-9", data=data)
+
+
+def token_revoked(key: str = "0123456789ab") -> NewEvent:
+    """Returns the event of a token's end."""
+    return NewEvent(EventKind.TOKEN_REVOKED, NOW, ACTOR, "op-9", data={"id": key})
 
 
 def lock_released(*, target: TargetName = TARGET, model: ModelName | None = MODEL) -> NewEvent:

@@ -40,6 +40,8 @@ from tests.support.lineage import (
     reviewed,
     settled,
     target_event,
+    token_created,
+    token_revoked,
     unfrozen,
     validated,
 )
@@ -51,8 +53,6 @@ NOTED = [
     EventKind.TARGET_DRIFTED,
     EventKind.TARGET_DEGRADED,
     EventKind.TARGET_RECOVERED,
-    EventKind.TOKEN_CREATED,
-    EventKind.TOKEN_REVOKED,
 ]
 MODELS = [ModelName("a"), ModelName("b")]
 TARGETS = [TargetName("local"), TargetName("production")]
@@ -84,6 +84,8 @@ events = st.one_of(
     st.builds(unfrozen, target=targets, model=st.none() | models),
     st.builds(quarantined, manifests, released=st.booleans()),
     st.builds(validated, st.sampled_from("kl"), model=models),
+    st.builds(token_created, st.sampled_from(["0a", "0b"])),
+    st.builds(token_revoked, st.sampled_from(["0a", "0b"])),
 )
 json_values: st.SearchStrategy[Any] = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
@@ -169,6 +171,7 @@ def test_the_database_and_memory_fold_to_the_same_state(migrated: Path, sequence
                 *(lambda store, target=target: store.freezes(target) for target in TARGETS),
                 *(lambda store, key=key: store.verdict(key) for key in "kl"),
                 *(lambda store, digest=digest: store.quarantine(digest) for digest in DIGESTS),
+                lambda store: store.tokens(),
                 lambda store: store.folded_sequence(),
             ]
             for question in questions:
@@ -215,6 +218,8 @@ def test_stored_text_is_utf8_without_nul_and_stays_as_it_is(text: str) -> None:
         dataclasses.replace(quarantined(), model=None),
         dataclasses.replace(quarantined(), data={"version": 1, "digest": 7}),
         dataclasses.replace(validated(), data={"version": 1}),
+        dataclasses.replace(token_created(), data={**token_created().data, "role": "root"}),
+        dataclasses.replace(token_revoked(), data={}),
         dataclasses.replace(target_event(EventKind.TARGET_STARTED), data={"runtime": "process"}),
     ],
 )
@@ -240,6 +245,8 @@ def test_every_kind_of_event_has_an_effect() -> None:
         quarantined(released=True),
         validated("key"),
         lock_released(),
+        token_created(),
+        token_revoked(),
         *(noted(kind) for kind in NOTED),
     ]
 
