@@ -127,6 +127,13 @@ class VersionCache:
         with storage_errors("mark", self.path(model, version)):
             os.utime(self.path(model, version), (now, now))
 
+    def drop(self, model: ModelName, version: VersionNumber) -> None:
+        """Removes a version that is gone where it came from, unless another process fetches just now."""
+        with storage_errors("remove", self.path(model, version)), self._alone() as alone:
+            if alone and self.has(model, version):
+                self._remove(model, version)
+                self._drop_unlinked()
+
     def is_intact(self, manifest: Manifest, observer: Observer) -> bool:
         """Reads every byte of a version that is here."""
         tree = scan(self.path(manifest.model, manifest.version))

@@ -21,6 +21,7 @@ from deployctl.domain.names import (
 from deployctl.errors import ManifestError, VersionNumbersExhaustedError
 from deployctl.repository.durable import storage_errors
 from deployctl.repository.interface import Stray
+from deployctl.repository.retired import Trash
 from deployctl.repository.staging import WORK_DIRECTORY
 
 MANIFEST = Path(MANIFEST_PATH)
@@ -99,7 +100,8 @@ class ModelDirectory:
         Raises:
             VersionNumbersExhaustedError: the highest number that there is is taken.
         """
-        highest = max((int(name) for name in self.names() if server_takes_for_version(name)), default=0)
+        there = (int(name) for name in self.names() if server_takes_for_version(name))
+        highest = max((Trash(self.path).highest(), *there))
         if highest >= MAX_VERSION:
             raise VersionNumbersExhaustedError(self.model, highest)
         return VersionNumber(max(highest + 1, at_least))

@@ -14,6 +14,9 @@ from deployctl.domain.manifest import FileEntry, Manifest, content_digest
 from deployctl.domain.names import Digest, ModelName, VersionNumber
 from deployctl.errors import ManifestError
 
+# How long what was retired can be got back, in seconds.
+GRACE_S = 7 * 24 * 3600.0
+
 
 class Numbering(StrEnum):
     """How the next version number is chosen: one more than the highest, or seconds since the epoch."""
@@ -149,6 +152,16 @@ class ModelRepository(abc.ABC):
         """
 
     @abc.abstractmethod
+    def retire(self, model: ModelName, version: VersionNumber) -> None:
+        """Takes a version out of sight, in one step; what it holds is kept for the grace period of the repository.
+
+        Its number is not given out again. Whether anything still needs it is the caller's to know.
+
+        Raises:
+            VersionNotFoundError: there is no such version.
+        """
+
+    @abc.abstractmethod
     def entries(self, model: ModelName, version: VersionNumber, observer: Observer) -> tuple[FileEntry, ...]:
         """Returns the files that a version has now, hashed, sorted by path, without its manifest.
 
@@ -237,8 +250,8 @@ class ModelRepository(abc.ABC):
 
     @abc.abstractmethod
     def leftovers(self) -> tuple[str, ...]:
-        """Returns staged exports whose publisher is gone; `discard_leftovers` removes them."""
+        """Returns staged exports whose publisher is gone, and what was retired longer ago than the grace period."""
 
     @abc.abstractmethod
     def discard_leftovers(self) -> tuple[str, ...]:
-        """Removes staged exports whose publisher is gone and returns them."""
+        """Removes what `leftovers` names, and returns it."""

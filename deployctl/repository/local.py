@@ -35,6 +35,7 @@ from deployctl.repository.durable import (
     write_new_file,
 )
 from deployctl.repository.interface import (
+    GRACE_S,
     Committed,
     FileProblem,
     ModelRepository,
@@ -42,6 +43,7 @@ from deployctl.repository.interface import (
     StagedVersion,
     Stray,
 )
+from deployctl.repository.retired import Trash
 from deployctl.repository.staging import StagingArea
 from deployctl.repository.tree import Tree, scan
 
@@ -62,12 +64,14 @@ class LocalModelRepository(ModelRepository):
     Args:
         base: `model_base_path`; need not exist yet.
         lock_timeout_s: how long a commit waits for another publisher of the same model.
+        grace_s: how long what was retired is kept, in seconds.
     """
 
-    def __init__(self, base: Path, clock: Clock, *, lock_timeout_s: float = 60.0) -> None:
+    def __init__(self, base: Path, clock: Clock, *, lock_timeout_s: float = 60.0, grace_s: float = GRACE_S) -> None:
         self._base = Path(os.path.abspath(base))
         self._clock = clock
         self._lock_timeout_s = lock_timeout_s
+        self._grace_s = grace_s
 
     def models(self) -> tuple[ModelName, ...]:
         """Returns the models whose directory holds anything but our own working files, in name order."""
@@ -132,6 +136,18 @@ class LocalModelRepository(ModelRepository):
                 raise ManifestError(f"{directory} already records {recorded.digest}, not {manifest.digest}")
             if recorded is None or (recorded.model, recorded.version) != (manifest.model, manifest.version):
                 self._put_manifest(directory, manifest)
+
+    def retire(self, model: ModelName, version: VersionNumber) -> None:
+        """See `ModelRepository.retire`; a rename into the model's working directory.
+
+        Raises:
+            VersionNotFoundError: there is no such version.
+            LockedError: a publisher holds the model for longer than the time-out.
+        """
+        path = self.local_path(model, version)
+        with self._locked(model), storage_errors("retire", path):
+            self.local_path(model, version)
+            Trash(self.base_path(model)).take(version, self._clock)
 
     def entries(self, model: ModelName, version: VersionNumber, observer: Observer) -> tuple[FileEntry, ...]:
         """See `ModelRepository.entries`.
@@ -199,12 +215,12 @@ class LocalModelRepository(ModelRepository):
         return tuple(stray for directory in self._model_directories() for stray in directory.strays())
 
     def leftovers(self) -> tuple[str, ...]:
-        """Returns the paths of staged exports whose publisher is gone, relative to the model base path."""
-        return self._each_area(lambda area: area.abandoned(self._clock))
+        """Returns the paths of staged exports whose publisher is gone and of what was retired, below the base path."""
+        return (*self._each_area(lambda area: area.abandoned(self._clock)), *self._expired())
 
     def discard_leftovers(self) -> tuple[str, ...]:
-        """Removes staged exports whose publisher is gone and returns their paths, as `leftovers` names them."""
-        return self._each_area(lambda area: area.discard_abandoned(self._clock))
+        """Removes what `leftovers` names, and returns it."""
+        return (*self._each_area(lambda area: area.discard_abandoned(self._clock)), *self._expired(discard=True))
 
     @contextmanager
     def _stage(self, model: ModelName, export: Path, observer: Observer) -> Iterator[StagedVersion]:
@@ -292,6 +308,17 @@ class LocalModelRepository(ModelRepository):
                 found += [str((area.root / token).relative_to(self._base)) for token in find(area)]
         return tuple(found)
 
+    def _expired(self, *, discard: bool = False) -> tuple[str, ...]:
+        found: list[str] = []
+        for directory in self._model_directories():
+            trash = Trash(directory.path)
+            with storage_errors("look through what was retired", trash.root):
+                for path in trash.expired(self._clock, self._grace_s):
+                    found.append(str(path.relative_to(self._base)))
+                    if discard:
+                        trash.discard(path)
+        return tuple(found)
+
     @contextmanager
     def _locked(self, model: ModelName) -> Iterator[None]:
         self._require_base()
@@ -317,7 +344,7 @@ class LocalModelRepository(ModelRepository):
 
 def open_local(opening: Opening) -> LocalModelRepository:
     """Returns the repository in the directory `opening.location`."""
-    return LocalModelRepository(Path(opening.location), opening.clock)
+    return LocalModelRepository(Path(opening.location), opening.clock, grace_s=opening.grace_s)
 
 
 def _refuse_unsafe(tree: Tree) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from deployctl.errors import SettingsError
-from deployctl.repository.interface import ModelRepository
+from deployctl.repository.interface import GRACE_S, ModelRepository
 
 if TYPE_CHECKING:
     from deployctl.domain.clock import Clock
@@ -36,6 +36,7 @@ class Opening:
         options: the settings of the kind of store, by name.
         cache_bytes: what the cache is kept below, 0 for no bound.
         held: gives the versions that may not leave the cache.
+        grace_s: how long what was retired is kept, in seconds.
     """
 
     location: str
@@ -44,6 +45,7 @@ class Opening:
     options: Mapping[str, Any] = field(default_factory=dict)
     cache_bytes: int = 0
     held: Callable[[], frozenset[tuple[ModelName, VersionNumber]]] = _nothing
+    grace_s: float = GRACE_S
 
 
 def scheme_of(location: str) -> str:

@@ -16,6 +16,7 @@ from deployctl.domain.names import ModelName, VersionNumber, server_takes_for_ve
 from deployctl.errors import DeployctlError, ManifestError, VersionNotFoundError
 from deployctl.repository.cache import VersionCache
 from deployctl.repository.interface import (
+    GRACE_S,
     Committed,
     FileProblem,
     ModelRepository,
@@ -42,15 +43,24 @@ class S3ModelRepository(ModelRepository):
 
     Args:
         lock_timeout_s: how long a commit waits for another publisher of the same bytes.
+        grace_s: how long what was retired is kept, in seconds.
     """
 
-    def __init__(self, store: S3Store, cache: VersionCache, clock: Clock, *, lock_timeout_s: float = 600.0) -> None:
+    def __init__(
+        self,
+        store: S3Store,
+        cache: VersionCache,
+        clock: Clock,
+        *,
+        lock_timeout_s: float = 600.0,
+        grace_s: float = GRACE_S,
+    ) -> None:
         self._store = store
         self._cache = cache
         self._clock = clock
         self._versions = StoredVersions(store, cache)
         self._publishing = Publishing(self._versions, clock, lock_timeout_s=lock_timeout_s)
-        self._leftovers = Leftovers(store, Numbers(store))
+        self._leftovers = Leftovers(store, Numbers(store), grace_s)
         self._manifests: dict[tuple[ModelName, VersionNumber], Manifest] = {}
 
     def models(self) -> tuple[ModelName, ...]:
@@ -130,6 +140,21 @@ class S3ModelRepository(ModelRepository):
         if recorded is None:
             self._store.put(inner_manifest_key(model, version), to_json(manifest).encode())
             self._publishing.record_contents(manifest)
+
+    def retire(self, model: ModelName, version: VersionNumber) -> None:
+        """See `ModelRepository.retire`; its manifest is kept aside and its number spent, its files stay for now.
+
+        Raises:
+            VersionNotFoundError: there is no such version.
+            StoreDeniedError: whoever may publish may not take manifests away; see `deployctl s3 policy`.
+        """
+        self._versions.forget(model, version)
+        manifest = self._versions.manifest(model, version)
+        if manifest is None:
+            raise self._no_manifest(model, version)
+        self._versions.retire(manifest)
+        self._manifests.pop((model, version), None)
+        self._cache.drop(model, version)
 
     def entries(self, model: ModelName, version: VersionNumber, observer: Observer) -> tuple[FileEntry, ...]:
         """See `ModelRepository.entries`; reads every byte from the store."""
@@ -212,14 +237,17 @@ class S3ModelRepository(ModelRepository):
         strays: list[Stray] = []
         for model in model_names(self._store.listing("", by_directory=True).prefixes):
             listing = self._store.listing(f"{model}/", by_directory=True)
-            ours = {str(number) for number in (*self.versions(model), *self._leftovers.claimed(model))}
+            ours = {
+                str(number)
+                for number in (*self.versions(model), *self._leftovers.claimed(model), *self._leftovers.retired(model))
+            }
             names = last_names((*listing.prefixes, *(each.key for each in listing.objects)))
             looking = sorted(name for name in names - ours if server_takes_for_version(name))
             strays += [Stray(model, name, "no manifest") for name in looking]
         return tuple(strays)
 
     def leftovers(self) -> tuple[str, ...]:
-        """Returns claims and uploads in the store whose publisher is gone, and interrupted fetches in the cache."""
+        """Returns abandoned claims and uploads, what was retired long ago, and interrupted fetches in the cache."""
         return (*self._leftovers.find(self._clock.now()), *self._cache.leftovers())
 
     def discard_leftovers(self) -> tuple[str, ...]:

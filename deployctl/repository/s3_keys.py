@@ -4,6 +4,7 @@
     .deployctl/manifests/<model>/<version>.json      the version exists when this does; empty: the number is spent
     .deployctl/claims/<model>/<version>              who uploads under this number
     .deployctl/contents/<model>/<sha256>/<sequence>  which version holds, or is to hold, these bytes
+    .deployctl/retired/<model>/<version>.json        the manifest of a version that was retired: its number is spent
 
 All that says which versions exist is under one prefix and apart from their files, so that one listing answers for
 any number of versions, however many files they have.
@@ -17,6 +18,7 @@ from deployctl.domain.names import Digest, ModelName, VersionNumber, is_version_
 MANIFESTS = ".deployctl/manifests/"
 CLAIMS = ".deployctl/claims/"
 CONTENTS = ".deployctl/contents/"
+RETIRED = ".deployctl/retired/"
 PROBES = ".deployctl/probes/"
 _SUFFIX = ".json"
 
@@ -34,6 +36,11 @@ def inner_manifest_key(model: ModelName, version: VersionNumber) -> str:
 def manifest_key(model: ModelName, version: VersionNumber) -> str:
     """Returns the key whose existence makes the version exist."""
     return f"{MANIFESTS}{model}/{version}{_SUFFIX}"
+
+
+def retired_key(model: ModelName, version: VersionNumber) -> str:
+    """Returns the key of the manifest that a retired version had."""
+    return f"{RETIRED}{model}/{version}{_SUFFIX}"
 
 
 def claim_key(model: ModelName, version: VersionNumber) -> str:

@@ -8,9 +8,10 @@ from datetime import datetime, timedelta
 
 from deployctl.domain.names import ModelName, VersionNumber, parse_model_name
 from deployctl.errors import InvalidNameError
+from deployctl.repository.interface import GRACE_S
 from deployctl.repository.s3_claims import Numbers, is_known_dead
 from deployctl.repository.s3_client import S3Store
-from deployctl.repository.s3_keys import CLAIMS, claim_key, version_key, version_of
+from deployctl.repository.s3_keys import CLAIMS, RETIRED, claim_key, manifest_key, retired_key, version_key, version_of
 from deployctl.repository.s3_listing import Upload
 
 # A publisher on another machine may be alive without our seeing it, so its claim is left alone this long.
@@ -23,11 +24,13 @@ class Leftovers:
 
     store: S3Store
     numbers: Numbers
+    grace_s: float = GRACE_S
 
     def find(self, now: datetime) -> tuple[str, ...]:
-        """Returns claims whose publisher is gone, and multipart uploads that were started more than a day ago."""
+        """Returns claims whose publisher is gone, multipart uploads of more than a day ago, and what was retired."""
         claims = [f"claim {model}@{version}" for model, version in self._abandoned(now)]
-        return (*claims, *(f"upload {upload.key}" for upload in self._uploads(now)))
+        retired = [f"retired {model}@{version}" for model, version in self._expired(now)]
+        return (*claims, *(f"upload {upload.key}" for upload in self._uploads(now)), *retired)
 
     def discard(self, now: datetime) -> tuple[str, ...]:
         """Removes them and returns them as `find` does."""
@@ -41,6 +44,9 @@ class Leftovers:
         for upload in self._uploads(now):
             self.store.abort_upload(upload.key, upload.upload_id)
             found.append(f"upload {upload.key}")
+        for model, version in self._expired(now):
+            self.remove(model, version, retired_key(model, version))
+            found.append(f"retired {model}@{version}")
         return tuple(found)
 
     def remove(self, model: ModelName, version: VersionNumber, *more: str) -> None:
@@ -52,6 +58,11 @@ class Leftovers:
         self.store.delete([each.key for each in self.store.listing(prefix).objects])
         self.store.delete([*more, claim_key(model, version)])
 
+    def retired(self, model: ModelName) -> tuple[VersionNumber, ...]:
+        """Returns the numbers of the retired versions of a model whose files are still there."""
+        numbers = (version_of(each.key) for each in self.store.listing(f"{RETIRED}{model}/").objects)
+        return tuple(number for number in numbers if number is not None)
+
     def claimed(self, model: ModelName) -> tuple[VersionNumber, ...]:
         """Returns the numbers that are claimed and may be under way."""
         numbers = (version_of(each.key) for each in self.store.listing(f"{CLAIMS}{model}/").objects)
@@ -59,19 +70,30 @@ class Leftovers:
 
     def _abandoned(self, now: datetime) -> Iterator[tuple[ModelName, VersionNumber]]:
         for each in self.store.listing(CLAIMS).objects:
-            model, version = _claimed_by(each.key)
+            model, version = _named_by(each.key, CLAIMS)
             if model is None or version is None:
                 continue
             record = self.store.get(each.key)
             if record is not None and (is_known_dead(record) or now - each.modified > _GRACE):
                 yield model, version
 
+    def _expired(self, now: datetime) -> Iterator[tuple[ModelName, VersionNumber]]:
+        for each in self.store.listing(RETIRED).objects:
+            model, version = _named_by(each.key, RETIRED)
+            if model is None or version is None or (now - each.modified).total_seconds() < self.grace_s:
+                continue
+            # Somebody has got it back by hand.
+            if self.store.get(manifest_key(model, version)):
+                self.store.delete([each.key])
+            else:
+                yield model, version
+
     def _uploads(self, now: datetime) -> list[Upload]:
         return [upload for upload in self.store.uploads() if now - upload.started > _GRACE]
 
 
-def _claimed_by(key: str) -> tuple[ModelName | None, VersionNumber | None]:
+def _named_by(key: str, prefix: str) -> tuple[ModelName | None, VersionNumber | None]:
     try:
-        return parse_model_name(key.removeprefix(CLAIMS).partition("/")[0]), version_of(key)
+        return parse_model_name(key.removeprefix(prefix).partition("/")[0]), version_of(key)
     except InvalidNameError:
         return None, None

@@ -23,7 +23,9 @@ def open_s3(opening: Opening) -> S3ModelRepository:
     store = open_store(opening)
     options = store.options
     cache = CacheOptions(opening.directory, max_bytes=opening.cache_bytes, workers=options.connections)
-    return S3ModelRepository(store, VersionCache(cache, opening.clock, opening.held), opening.clock)
+    return S3ModelRepository(
+        store, VersionCache(cache, opening.clock, opening.held), opening.clock, grace_s=opening.grace_s
+    )
 
 
 def open_store(opening: Opening) -> S3Store:

@@ -174,6 +174,7 @@ class Publishing:
     def _committed(self, model: ModelName, version: VersionNumber, digest: Digest) -> Manifest | None:
         """Returns the manifest if the version holds these bytes and all its files still have their sizes."""
         with suppress(ManifestError):
+            self._versions.forget(model, version)
             manifest = self._versions.manifest(model, version)
             if manifest is not None and manifest.digest == digest:
                 sizes = self._versions.files(model, version)

@@ -8,12 +8,12 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from deployctl.domain.manifest import MANIFEST_PATH, FileEntry, Manifest, from_json
+from deployctl.domain.manifest import MANIFEST_PATH, FileEntry, Manifest, from_json, to_json
 from deployctl.domain.names import ModelName, VersionNumber, is_version_name, parse_model_name
 from deployctl.errors import InvalidNameError, ManifestError
 from deployctl.repository.copying import Work
 from deployctl.repository.s3_client import S3Store
-from deployctl.repository.s3_keys import MANIFESTS, claim_key, manifest_key, version_key, version_of
+from deployctl.repository.s3_keys import MANIFESTS, claim_key, manifest_key, retired_key, version_key, version_of
 from deployctl.repository.s3_listing import Found
 
 if TYPE_CHECKING:
@@ -79,6 +79,17 @@ class StoredVersions:
         if etag:
             self.cache.remember(etag, body)
         return manifest
+
+    def retire(self, manifest: Manifest) -> None:
+        """Spends the number of a version, after keeping its manifest for as long as its files are there."""
+        model, version = manifest.model, manifest.version
+        self.store.put(retired_key(model, version), to_json(manifest).encode())
+        self.store.put(manifest_key(model, version), b"")
+        self.forget(model, version)
+
+    def forget(self, model: ModelName, version: VersionNumber) -> None:
+        """Lets the store be asked for a manifest that may have been retired since it was listed."""
+        self._etags.pop((model, version), None)
 
     def is_unrecorded(self, model: ModelName, version: VersionNumber) -> bool:
         """Whether a SavedModel stands there that nobody published or is publishing."""

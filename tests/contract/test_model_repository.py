@@ -8,7 +8,7 @@ import stat
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -620,6 +620,51 @@ def test_a_damaged_version_does_not_stand_in_for_the_same_bytes(
 def put_by_hand(storage: Storage, version: str) -> None:
     for path, content in SMALL_EXPORT.items():
         storage.put(f"{version}/{path}", content)
+
+
+def test_a_retired_version_is_out_of_sight_and_its_number_is_not_given_again(
+    storage: Storage, repository: ModelRepository, tmp_path: Path
+) -> None:
+    for number in (1, 2):
+        publish(repository, DIGITS, write_export(tmp_path / str(number), {"saved_model.pb": b"%d" % number}))
+    repository.ensure_local(DIGITS, VersionNumber(2), Observer())
+    other = storage.repository(SystemClock())
+    assert other.versions(DIGITS) == (1, 2)
+
+    repository.retire(DIGITS, VersionNumber(2))
+
+    for each in (repository, other):
+        assert each.versions(DIGITS) == (1,)
+        assert each.strays() == ()
+        with pytest.raises(VersionNotFoundError):
+            each.manifest(DIGITS, VersionNumber(2))
+    again = publish(other, DIGITS, tmp_path / "2")
+    assert (again.manifest.version, again.created) == (3, True)
+    with pytest.raises(VersionNotFoundError):
+        repository.retire(DIGITS, VersionNumber(2))
+
+
+def test_what_was_retired_is_kept_for_a_while(storage: Storage, repository: ModelRepository, export: Path) -> None:
+    publish(repository, DIGITS, export)
+
+    repository.retire(DIGITS, VersionNumber(1))
+
+    assert repository.leftovers() == ()
+    later = storage.repository(WallClock(datetime.now(UTC) + timedelta(days=8)))
+    found = later.leftovers()
+    assert len(found) == 1
+    assert "retired" in found[0]
+    assert later.discard_leftovers() == found
+    assert later.leftovers() == ()
+    assert storage.read("digits/1") == {}
+    assert publish(repository, DIGITS, export).manifest.version == 2
+
+
+def test_retiring_needs_the_version(repository: ModelRepository, export: Path) -> None:
+    publish(repository, DIGITS, export)
+
+    with pytest.raises(VersionNotFoundError):
+        repository.retire(DIGITS, VersionNumber(2))
 
 
 def test_adopting_records_a_manifest_and_changes_nothing_else(storage: Storage, repository: ModelRepository) -> None:
