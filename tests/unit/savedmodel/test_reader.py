@@ -19,6 +19,7 @@ from deployctl.protos.saved_model_pb2 import AssetFileDef, BundleEntryProto, Met
 from deployctl.protos.tensor_pb2 import DataType
 from deployctl.savedmodel import graph, meta_graph, reader, text
 from deployctl.savedmodel.reader import ProtobufSavedModelReader
+from tests.support.models import UPSTREAM
 from tests.support.tables import bundle_index
 
 READER = ProtobufSavedModelReader()
@@ -281,12 +282,20 @@ def test_what_no_real_model_reaches_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, module: object, limit: str, value: int
 ) -> None:
     monkeypatch.setattr(module, limit, value)
+    monkeypatch.setattr(graph, "MAX_PARSED_BYTES", 0)
     if module is text:
         (tmp_path / "saved_model.pbtxt").write_text(TEXT)
     else:
         restoring(tmp_path, "weights")
     with pytest.raises(MalformedSavedModelError):
         READER.read(tmp_path)
+
+
+@pytest.mark.parametrize("path", sorted(UPSTREAM.glob("saved_model_*/00000123")), ids=lambda path: path.parent.name)
+def test_a_graph_that_is_stepped_through_reads_the_same(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    parsed = READER.read(path)
+    monkeypatch.setattr(graph, "MAX_PARSED_BYTES", 0)
+    assert READER.read(path) == parsed
 
 
 def test_a_mapped_file_reads_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
