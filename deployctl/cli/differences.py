@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import typer
 
 from deployctl.cli.options import Output, OutputOption, ReferenceArgument, TargetOption, session
 from deployctl.cli.references import detail_of
 from deployctl.cli.render import size, write, write_json
+from deployctl.documents.versions import diff_document
 
 if TYPE_CHECKING:
     from deployctl.domain.comparison import Change
@@ -46,13 +47,7 @@ def diff(
             write(each.subject)
         return
     if output is Output.JSON:
-        document: dict[str, Any] = {"before": names[0], "after": names[1], "identical": result.identical}
-        document["size_bytes"] = {"before": sizes[0], "after": sizes[1]}
-        for group, changes in groups.items():
-            document[group] = [
-                {"subject": each.subject, "before": each.before, "after": each.after} for each in changes
-            ]
-        write_json("diff", document)
+        write_json("diff", diff_document(result))
         return
     if result.identical:
         write(f"{names[0]} and {names[1]} hold the same bytes")

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 from deployctl import __version__
 from deployctl.cli.render import style, write, write_table
+from deployctl.documents.reports import why
 from deployctl.domain.duration import format_duration
 from deployctl.errors import UsageError
 from deployctl.gates.interface import Outcome
-from deployctl.operations.validate import finite
 
 if TYPE_CHECKING:
     from deployctl.operations.validate import Judged, Report
@@ -29,7 +29,7 @@ def write_report(report: Report) -> None:
     if refusal is None:
         write(f"{report.subject}{where}   {style('passed', 'green', sys.stdout)}{held}")
     else:
-        write(f"{report.subject}{where}   {style('refused', 'red', sys.stdout)} by {refusal.gate}: {_reason(refusal)}")
+        write(f"{report.subject}{where}   {style('refused', 'red', sys.stdout)} by {refusal.gate}: {why(refusal)}")
     rows = [(each.gate, each.verdict.outcome.value, _took(each), each.verdict.summary) for each in report.results]
     write_table(("GATE", "OUTCOME", "TOOK", "SAYS"), rows)
     for each in report.results:
@@ -37,37 +37,8 @@ def write_report(report: Report) -> None:
             write(f"{style(each.gate, _STYLES[each.verdict.outcome], sys.stdout)}: {problem}")
 
 
-def _reason(judged: Judged) -> str:
-    return judged.verdict.problems[0] if judged.verdict.problems else judged.verdict.summary
-
-
 def _took(judged: Judged) -> str:
     return "earlier" if judged.reused else format_duration(judged.duration_s)
-
-
-def report_document(report: Report) -> dict[str, Any]:
-    """Returns the report as JSON values."""
-    refusal = report.refusal
-    return {
-        "subject": report.subject,
-        "target": report.target,
-        "serving": report.serving,
-        "passed": refusal is None,
-        "reason": f"{refusal.gate}: {_reason(refusal)}" if refusal else "",
-        "duration_s": report.duration_s,
-        "gates": [
-            {
-                "gate": each.gate,
-                "outcome": each.verdict.outcome.value,
-                "summary": each.verdict.summary,
-                "problems": list(each.verdict.problems),
-                "duration_s": each.duration_s,
-                "reused": each.reused,
-                "evidence": finite(each.verdict.evidence),
-            }
-            for each in report.results
-        ],
-    }
 
 
 def junit(report: Report) -> str:
@@ -91,7 +62,7 @@ def _case(report: Report, judged: Judged) -> str:
         case Outcome.PASSED:
             inside = f"<system-out>{_text(verdict.summary)}</system-out>"
         case Outcome.FAILED:
-            inside = f"<failure message={_attribute(_reason(judged))}>{_text(chr(10).join(verdict.problems))}</failure>"
+            inside = f"<failure message={_attribute(why(judged))}>{_text(chr(10).join(verdict.problems))}</failure>"
         case Outcome.SKIPPED | Outcome.INCONCLUSIVE:
             inside = f"<skipped message={_attribute(f'{verdict.outcome.value}: {verdict.summary}')}/>"
     return f"{opened}{inside}</testcase>\n"

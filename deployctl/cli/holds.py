@@ -19,6 +19,7 @@ from deployctl.cli.options import (
     session,
 )
 from deployctl.cli.render import write, write_json
+from deployctl.documents.holds import frozen_document, unfrozen_document
 from deployctl.domain.duration import parse_duration
 
 NeededReasonOption = Annotated[str, typer.Option("--reason", "-m", help="Why; shown to whoever is held up.")]
@@ -54,8 +55,7 @@ def freeze(
         wanted = parse_model_name(model) if model else None
         held = Holds(deployment.lineage, deployment.context).freeze(name, wanted, reason=reason, expires_at=expires_at)
     if output is Output.JSON:
-        document = {"target": held.target, "model": held.model, "reason": held.reason, "expires_at": held.expires_at}
-        write_json("freeze", document)
+        write_json("freeze", frozen_document(held))
     else:
         write(held.target if output is Output.NAME else str(held))
 
@@ -80,7 +80,7 @@ def unfreeze(
         lifted = Holds(deployment.lineage, deployment.context).unfreeze(name, wanted, reason=reason)
     what = f"{lifted.model} on {lifted.target}" if lifted.model else lifted.target
     if output is Output.JSON:
-        write_json("unfreeze", {"target": lifted.target, "model": lifted.model})
+        write_json("unfreeze", unfrozen_document(lifted))
     else:
         write(lifted.target if output is Output.NAME else f"{what}  unfrozen")
 

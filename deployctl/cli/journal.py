@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import asdict
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from deployctl.cli import completion
 from deployctl.cli.options import Output, OutputOption, TargetArgument, TimeoutOption, session
 from deployctl.cli.render import short_time, style, write, write_json, write_table
+from deployctl.documents.operations import lease_document, operation_document
 from deployctl.domain.duration import format_duration, parse_duration
 from deployctl.errors import TimedOutError
 
@@ -47,7 +47,7 @@ def op_list(
         records = deployment.context.journal.operations()[:limit]
         now = deployment.context.clock.now()
     if output is Output.JSON:
-        write_json("operations", {"operations": [_document(record) for record in records]})
+        write_json("operations", {"operations": [operation_document(record) for record in records]})
     elif output is Output.NAME:
         for record in records:
             write(record.id)
@@ -153,7 +153,7 @@ def lock_list(context: typer.Context, target: TargetArgument = None, output: Out
         found = [lease for name in names for lease in deployment.target(name).lock.leases()]
         now = deployment.context.clock.now()
     if output is Output.JSON:
-        write_json("locks", {"locks": [asdict(lease) for lease in found]})
+        write_json("locks", {"locks": [lease_document(lease) for lease in found]})
     elif output is Output.NAME:
         for lease in found:
             write(_lease_name(lease))
@@ -203,7 +203,7 @@ def lock_release(
                 )
             )
     if output is Output.JSON:
-        write_json("lock", asdict(lease))
+        write_json("lock", lease_document(lease))
     else:
         write(_lease_name(lease) if output is Output.NAME else f"{_lease_name(lease)}  released from {lease}")
 
@@ -228,7 +228,7 @@ def _row(record: OperationRecord, now: datetime) -> tuple[str, ...]:
 
 def _show(record: OperationRecord, output: Output) -> None:
     if output is Output.JSON:
-        write_json("operation", _document(record))
+        write_json("operation", operation_document(record))
         return
     if output is Output.NAME:
         write(record.id)
@@ -241,24 +241,3 @@ def _show(record: OperationRecord, output: Output) -> None:
     settled = f", put right by {record.settled_by}" if record.settled_by else ""
     outcome = f": {record.outcome}" if record.outcome else ""
     write(f"  {record.state.value}{ended}{outcome}{settled}")
-
-
-def _document(record: OperationRecord) -> dict[str, Any]:
-    request = record.request
-    return {
-        "id": record.id,
-        "verb": request.verb,
-        "subject": request.subject,
-        "target": request.target,
-        "model": request.model,
-        "actor": record.actor,
-        "host": record.host,
-        "pid": record.pid,
-        "state": record.state.value,
-        "phases": [{"phase": phase.value, "at": at} for phase, at in record.phases],
-        "started_at": record.started_at,
-        "ended_at": record.ended_at,
-        "exit_code": record.exit_code,
-        "outcome": record.outcome,
-        "settled_by": record.settled_by,
-    }

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from collections.abc import Iterable, Sequence
 from datetime import datetime
 from typing import Any, TextIO
 
+from deployctl.documents.text import as_text
 from deployctl.domain.manifest import format_time
 
 _STYLES = {"bold": "1", "dim": "2", "red": "31", "green": "32", "yellow": "33"}
@@ -31,7 +31,7 @@ def write(text: str, *, end: str = "\n") -> None:
 
 def write_json(noun: str, document: dict[str, Any]) -> None:
     """Writes one JSON document whose `schema` is `deployctl.<noun>/1`; never wrapped or coloured."""
-    print(json.dumps({"schema": f"deployctl.{noun}/1", **document}, default=_plain, indent=2))
+    print(as_text(noun, document, indent=2))
 
 
 def write_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
@@ -64,9 +64,3 @@ def short_digest(digest: str) -> str:
 def short_time(at: datetime) -> str:
     """Returns a time in UTC to the second."""
     return format_time(at)[:19] + "Z"
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, datetime):
-        return format_time(value)
-    return str(value)

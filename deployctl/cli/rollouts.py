@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -24,6 +23,7 @@ from deployctl.cli.options import (
     session,
 )
 from deployctl.cli.render import short_time, write, write_json, write_table
+from deployctl.documents.rollouts import event_document, promotion_document, rollback_document
 from deployctl.domain.duration import format_duration, parse_duration
 from deployctl.domain.names import CANARY
 from deployctl.errors import InvalidReferenceError, ModelNotFoundError, UsageError
@@ -127,7 +127,7 @@ def _require_canary(place: Target, model: ModelName) -> None:
 def show_promotion(promotion: Promotion, output: Output) -> None:
     """Writes the outcome of a promotion."""
     if output is Output.JSON:
-        write_json("promote", asdict(promotion))
+        write_json("promote", promotion_document(promotion))
     elif output is Output.NAME:
         write(f"{promotion.model}@{promotion.version}")
     else:
@@ -219,13 +219,14 @@ def rollback(
 
 def _check(deployment: Deployment, plan: RolledBack, output: Output) -> None:
     """Holds the bytes that a rollback would go to against their manifest, and loads them in a server of their own."""
-    from deployctl.cli.gate_reports import report_document, write_report
+    from deployctl.cli.gate_reports import write_report
+    from deployctl.documents.reports import report_document
     from deployctl.operations.validate import check_passed
     from deployctl.validation import rollback_report
 
     report = rollback_report(deployment, plan)
     if output is Output.JSON:
-        write_json("rollback-check", {"plan": _rollback_document(plan), "report": report_document(report)})
+        write_json("rollback-check", {"plan": rollback_document(plan), "report": report_document(report)})
     elif output is Output.NAME:
         write(f"{plan.model}@{plan.version}")
     else:
@@ -261,7 +262,7 @@ def _rollback_all(
         )
         spooled = deployment.lineage.offline
     if output is Output.JSON:
-        documents = [_rollback_document(each.result) for each in returned if each.result]
+        documents = [rollback_document(each.result) for each in returned if each.result]
         failures = [{"model": each.model, "error": str(each.error)} for each in returned if each.error]
         write_json("rollback-all", {"target": place.name, "models": documents, "failed": failures, "spooled": spooled})
     else:
@@ -273,16 +274,10 @@ def _rollback_all(
         raise max(failed, key=lambda error: _SEVERITY.index(error.exit_code) if error.exit_code in _SEVERITY else 0)
 
 
-def _rollback_document(result: RolledBack) -> dict[str, Any]:
-    document = asdict(result)
-    document["class"] = document.pop("rollout_class").value
-    return document
-
-
 def show_rollback(result: RolledBack, *, spooled: bool, output: Output) -> None:
     """Writes the outcome of a rollback; `spooled` where the database does not have it yet."""
     if output is Output.JSON:
-        write_json("rollback", _rollback_document(result) | {"spooled": spooled})
+        write_json("rollback", rollback_document(result) | {"spooled": spooled})
     elif output is Output.NAME:
         write(f"{result.model}@{result.version}")
     else:
@@ -320,7 +315,7 @@ def history(
         if wanted and not events and not deployment.repository.versions(wanted):
             raise ModelNotFoundError(wanted)
     if output is Output.JSON:
-        write_json("history", {"events": [_event_document(event) for event in events]})
+        write_json("history", {"events": [event_document(event) for event in events]})
     elif output is Output.NAME:
         for event in events:
             write(str(event.sequence))
@@ -351,22 +346,6 @@ def _event_words(event: Event) -> str:
         labels = (f"{label} @{version}" for label, version in data["desired"]["labels"].items())
         words += f" {data['kind']}: {', '.join(labels)}"
     return words
-
-
-def _event_document(event: Event) -> dict[str, Any]:
-    content = event.content
-    return {
-        "sequence": event.sequence,
-        "kind": content.kind.value,
-        "at": content.at,
-        "actor": asdict(content.actor),
-        "operation": content.operation,
-        "model": content.model,
-        "target": content.target,
-        "reason": content.reason,
-        "data": dict(content.data),
-        "hash": event.hash,
-    }
 
 
 def _load_timeout(deployment: Deployment, target: Any, timeout: str | None) -> float:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -11,6 +10,7 @@ import typer
 from deployctl.cli import completion
 from deployctl.cli.options import Output, OutputOption, TargetArgument, session
 from deployctl.cli.render import style, write, write_json, write_table
+from deployctl.documents.status import target_document
 from deployctl.domain.duration import format_duration
 from deployctl.domain.names import CANARY, STABLE
 from deployctl.domain.revision import BREAK_GLASS
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from deployctl.bootstrap import Deployment
-    from deployctl.domain.hold import Freeze
     from deployctl.domain.revision import Revision
     from deployctl.operations.status import ModelOnTarget, TargetStatus
 
@@ -79,7 +78,7 @@ def _look(deployment: Deployment, target: str | None, model: str | None, *, veri
 
 def _show(found: list[TargetStatus], output: Output, now: datetime) -> None:
     if output is Output.JSON:
-        write_json("status", {"targets": [_target_document(each) for each in found]})
+        write_json("status", {"targets": [target_document(each) for each in found]})
     elif output is Output.NAME:
         for each in found:
             for served in each.models:
@@ -165,53 +164,3 @@ def _unhealthy(target: TargetStatus) -> str:
         return f"an operation on {', '.join(interrupted)} on {target.name} was interrupted"
     drifted = ", ".join(served.name for served in target.models if served.drift)
     return f"target {target.name} does not serve what is recorded for {drifted}"
-
-
-def _target_document(target: TargetStatus) -> dict[str, Any]:
-    return {
-        "name": target.name,
-        "runtime": target.runtime,
-        "state": target.state.value,
-        "healthy": target.healthy,
-        "endpoints": {"rest": target.endpoints.rest, "grpc": target.endpoints.grpc},
-        "detail": dict(target.detail),
-        "error": target.error,
-        "freezes": [_freeze_document(freeze) for freeze in target.freezes],
-        "models": [_model_document(served) for served in target.models],
-    }
-
-
-def _model_document(served: ModelOnTarget) -> dict[str, Any]:
-    ready = served.rollback
-    return {
-        "name": served.name,
-        "revision": served.revision,
-        "labels": dict(served.labels),
-        "live": served.live,
-        "standby": list(served.standby),
-        "versions": [
-            {"version": each.version, "state": each.state.name, "error": each.error} for each in served.versions
-        ],
-        "since": served.since,
-        "actor": asdict(served.actor),
-        "reason": served.reason,
-        "rollback": {"version": ready.version, "class": ready.rollout_class.value, "estimate_s": ready.estimate_s}
-        if ready
-        else None,
-        "drift": list(served.drift),
-        "interrupted": served.interrupted,
-        "operation": served.running.id if served.running else None,
-        "unreviewed": [
-            {"revision": each.number, "ticket": each.evidence[BREAK_GLASS]["ticket"]} for each in served.unreviewed
-        ],
-    }
-
-
-def _freeze_document(freeze: Freeze) -> dict[str, Any]:
-    return {
-        "model": freeze.model,
-        "reason": freeze.reason,
-        "actor": asdict(freeze.actor),
-        "at": freeze.at,
-        "expires_at": freeze.expires_at,
-    }

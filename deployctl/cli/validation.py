@@ -72,7 +72,8 @@ def validate(
 
     Exit 3 if a gate refuses it. Nothing of what serves is touched.
     """
-    from deployctl.cli.gate_reports import report_document, write_files, write_report
+    from deployctl.cli.gate_reports import write_files, write_report
+    from deployctl.documents.reports import report_document
     from deployctl.operations.validate import check_passed
     from deployctl.validation import Wishes
 

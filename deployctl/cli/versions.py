@@ -23,6 +23,13 @@ from deployctl.cli.options import (
 )
 from deployctl.cli.references import detail_of, resolve_reference
 from deployctl.cli.render import short_digest, short_time, size, style, write, write_json, write_table
+from deployctl.documents.versions import (
+    models_document,
+    published_document,
+    verified_document,
+    version_document,
+    versions_document,
+)
 from deployctl.errors import ManifestError, UsageError
 
 if TYPE_CHECKING:
@@ -128,9 +135,7 @@ def publish(
             )
         )
     if output is Output.JSON:
-        document = {name: getattr(published, name) for name in ("model", "version", "digest", "created")}
-        more = ("file_count", "size_bytes", "duration_s", "dry_run")
-        write_json("publish", document | {name: getattr(published, name) for name in more})
+        write_json("publish", published_document(published))
     elif output is Output.NAME:
         write(f"{published.model}@{published.version}")
     elif published.dry_run:
@@ -161,8 +166,7 @@ def _list_models(deployment: Deployment, output: Output) -> None:
 
     models = list_models(deployment.repository)
     if output is Output.JSON:
-        rows = [{"model": each.model, "latest": each.latest, "versions": each.count} for each in models]
-        write_json("models", {"models": rows})
+        write_json("models", models_document(models))
     elif output is Output.NAME:
         for each in models:
             write(each.model)
@@ -180,23 +184,7 @@ def _list_versions(deployment: Deployment, model: Any, output: Output) -> None:
 
     listed = list_versions(deployment.repository, deployment.lineage, model)
     if output is Output.JSON:
-        rows = [
-            {"version": each.version, "recorded": each.record is not None}
-            | (
-                {
-                    "digest": each.record.digest,
-                    "size_bytes": each.record.size_bytes,
-                    "published_at": each.record.published_at,
-                    "published_by": each.record.published_by,
-                    "metrics": dict(each.record.metrics),
-                    "tags": dict(each.record.tags),
-                }
-                if each.record
-                else {}
-            )
-            for each in listed
-        ]
-        write_json("versions", {"model": model, "versions": rows})
+        write_json("versions", versions_document(model, listed))
     elif output is Output.NAME:
         for each in listed:
             write(f"{model}@{each.version}")
@@ -228,13 +216,7 @@ def show(
         detail = detail_of(deployment, reference, target)
     manifest = detail.manifest
     if output is Output.JSON:
-        import json
-
-        from deployctl.domain.manifest import to_json
-
-        document = json.loads(to_json(manifest)) if manifest else None
-        where = {"model": detail.model, "version": detail.version, "path": detail.path}
-        write_json("version", where | {"manifest": document})
+        write_json("version", version_document(detail))
         return
     if output is Output.NAME:
         write(f"{detail.model}@{detail.version}")
@@ -292,8 +274,7 @@ def verify(
         model, version = resolve_reference(deployment, reference, target)
         result = verify_version(deployment.repository, deployment.context, model, version)
     if output is Output.JSON:
-        problems = [{"path": each.path, "problem": each.problem} for each in result.problems]
-        write_json("verify", {"model": model, "version": version, "intact": not problems, "problems": problems})
+        write_json("verify", verified_document(result))
     elif output is Output.NAME:
         for each in result.problems:
             write(each.path)

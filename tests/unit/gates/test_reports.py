@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deployctl.cli.gate_reports import junit, report_document, sarif, write_report
+from deployctl.cli.gate_reports import junit, sarif, write_report
+from deployctl.documents.reports import report_document
 from deployctl.domain.names import TargetName
 from deployctl.gates.interface import Outcome, Verdict
 from deployctl.operations.validate import Judged, Report
