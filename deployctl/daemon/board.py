@@ -37,6 +37,7 @@ class TargetHealth:
     Attributes:
         condition: None before it was looked at.
         models: by name; {} while the server does not answer.
+        stopped: whether somebody has stopped the server, which stays so.
         starts: how often another server was found in the place of the one before, since this daemon leads.
         memory_bytes: what the server holds, None where that cannot be told.
         drift: how what it serves differs from what is recorded, one sentence each.
@@ -47,6 +48,7 @@ class TargetHealth:
 
     condition: ServerCondition | None = None
     models: Mapping[ModelName, ModelHealth] = field(default_factory=dict)
+    stopped: bool = False
     starts: int = 0
     memory_bytes: int | None = None
     drift: tuple[str, ...] = ()
@@ -56,11 +58,17 @@ class TargetHealth:
 
 
 class Board:
-    """The targets' health; threads may share it."""
+    """The targets' health; threads may share it.
+
+    Attributes:
+        sequence: of the newest event, as it was a moment ago.
+        lineage_problem: what is wrong with the chain of events, "" where nothing is known to be.
+    """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._targets: dict[TargetName, TargetHealth] = {}
+        self.sequence = 0
         self.lineage_problem = ""
 
     def targets(self) -> Mapping[TargetName, TargetHealth]:

@@ -23,3 +23,10 @@ def duties(settings: Settings) -> Iterator[Duty]:
         follow = Event()
         yield Inbox(inbox, follow)
         yield Following(inbox, follow)
+    if settings.targets:
+        from deployctl.daemon.reconcile import TargetReconciliation, Upkeep
+        from deployctl.system import SystemClock
+
+        yield Upkeep(SystemClock())
+        for target in settings.targets:
+            yield TargetReconciliation(target, SystemClock())

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from deployctl.domain.event import GENESIS, Event, first_broken_link
+from deployctl.domain.names import ModelName, TargetName
+from deployctl.domain.revision import RevisionState
 from deployctl.errors import DatabaseCorruptError
 from deployctl.lineage.interface import LineageStore
+from deployctl.lineage.projections import RevisionSettled, effect
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +72,35 @@ def verify(store: LineageStore) -> Audit:
         missing = BrokenLink(walk.count + 1, f"events up to {folded} were removed from the end")
         return Audit(walk.count, walk.head, missing)
     return Audit(walk.count, walk.head, None)
+
+
+def disagreement(store: LineageStore, targets: Sequence[TargetName]) -> str:
+    """Returns how the state that the events fold to differs from what `store` says is current, "" where it agrees.
+
+    That is what servers are brought to: the current revision of each model on `targets`.
+
+    Raises:
+        DatabaseError: the events cannot be read.
+    """
+    before = store.folded_sequence()
+    serving: dict[tuple[TargetName, ModelName], dict[int, bool]] = {}
+    for event in store.events():
+        change = effect(event.content)
+        if isinstance(change, RevisionSettled):
+            is_serving = change.state is RevisionState.SERVING
+            serving.setdefault((change.target, change.model), {})[change.number] = is_serving
+    folded = {
+        key: max((number for number, is_so in found.items() if is_so), default=0) for key, found in serving.items()
+    }
+    said = {(each.target, each.model): each.number for target in targets for each in store.current(target)}
+    if store.folded_sequence() != before:
+        # Something was recorded meanwhile, so that the two are of different moments.
+        return ""
+    for target, model in sorted({*said, *(key for key in folded if key[0] in targets)}):
+        wanted, found = folded.get((target, model), 0), said.get((target, model), 0)
+        if wanted != found:
+            return f"revision {found} of {model} on {target} is current by the state, and {wanted} by the events"
+    return ""
 
 
 class _Walk:

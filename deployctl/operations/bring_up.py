@@ -39,10 +39,11 @@ class BringUp:
     target: Target
     context: Context
 
-    def __call__(self, *, timeout_s: float, reason: str = "") -> TargetChange:
+    def __call__(self, *, timeout_s: float, reason: str = "", unless_stopped: bool = False) -> TargetChange:
         """Returns once the server answers for every model.
 
         A server that runs already is left running, and brought to what is recorded where it serves anything else.
+        With `unless_stopped`, one that somebody has stopped is left stopped.
 
         Raises:
             LockedError: another operation works on the target.
@@ -53,6 +54,9 @@ class BringUp:
         request = OperationRequest("up", self.target.name, self.target.name)
         with leased(self.target, self.context, request) as place:
             was = self.target.runtime.state(timeout_s=CALL_TIMEOUT_S)
+            if unless_stopped and self.target.lineage.running(self.target.name) is False:
+                place.running.end("stopped")
+                return TargetChange(self.target.name, "stopped", was.endpoints, 0.0)
             for model, revision in self.target.recorded().items():
                 place.fetch(model, revision.desired)
             place.running.enter(Phase.LOAD)
@@ -119,15 +123,16 @@ class TakeDown:
         with leased(self.target, self.context, request, settle=False) as place:
             endpoints = self.target.runtime.state(timeout_s=CALL_TIMEOUT_S).endpoints
             stopped = self.target.runtime.down(timeout_s=timeout_s)
-            if stopped:
-                self._record(endpoints, reason)
+            self._record(endpoints, reason, stopped=stopped)
             outcome = "stopped" if stopped else "not running"
             place.running.end(outcome)
         return TargetChange(self.target.name, outcome, endpoints, self.context.clock.monotonic() - started)
 
-    def _record(self, endpoints: Endpoints, reason: str) -> None:
+    def _record(self, endpoints: Endpoints, reason: str, *, stopped: bool) -> None:
         try:
-            _record(self.target, self.context, EventKind.TARGET_STOPPED, endpoints, reason)
+            # One that ended by itself is not to be started again either.
+            if stopped or self.target.lineage.running(self.target.name):
+                _record(self.target, self.context, EventKind.TARGET_STOPPED, endpoints, reason)
         except DatabaseError as error:
             # The server is stopped, which is what was asked for.
             self.context.observer.warn(f"that {self.target.name} was stopped could not be recorded: {error}")

@@ -61,6 +61,25 @@ class Holds:
             )
         return found
 
+    def lift_expired(self, target: TargetName) -> tuple[Freeze, ...]:
+        """Records the end of each freeze of `target` that has run out, and returns those freezes."""
+        if not self._expired(target):
+            return ()
+        with self.lineage.transaction() as transaction:
+            # Read again where nobody else can write: what somebody has frozen anew meanwhile stays so.
+            lifted = self._expired(target)
+            for freeze in lifted:
+                transaction.append(
+                    self.context.event(
+                        EventKind.TARGET_UNFROZEN, model=freeze.model, target=target, reason="it ran out", data={}
+                    )
+                )
+        return lifted
+
+    def _expired(self, target: TargetName) -> tuple[Freeze, ...]:
+        now = self.context.clock.now()
+        return tuple(freeze for freeze in self.lineage.freezes(target) if not freeze.in_force(now))
+
     def quarantine(self, manifest: Manifest, *, reason: str) -> Quarantine:
         """Keeps the bytes of a version from ever being served again, under whatever number.
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from deployctl.domain.event import EventKind
 from deployctl.domain.names import ModelName, VersionNumber
@@ -136,10 +137,15 @@ class LeasedTarget:
             self.apply(model, desired, deadline)
         self._await_state(model, desired, deadline)
 
-    def put_all_back(self) -> None:
-        """Applies the recorded state of every model; needs the lease on the whole target."""
+    def put_all_back(self, without: Mapping[ModelName, Collection[VersionNumber]] = MappingProxyType({})) -> None:
+        """Applies the recorded state of every model; needs the lease on the whole target.
+
+        Args:
+            without: standby versions that are not loaded, by model.
+        """
         recorded = {
-            model: self._servable(model, revision.desired) for model, revision in self.target.recorded().items()
+            model: self._servable(model, revision.desired).without(without.get(model, ()))
+            for model, revision in self.target.recorded().items()
         }
         deadline = self.context.deadline(RESTORE_TIMEOUT_S)
         try:

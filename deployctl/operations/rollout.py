@@ -170,27 +170,19 @@ class Rollout:
         return number
 
     def _evicted(self, change: Change, before: Desired) -> tuple[VersionNumber, ...]:
-        """Returns the standby versions, oldest first, that must go before the new version fits into memory.
-
-        By the sizes of files times what TensorFlow Serving reserves for them
-        (servables/tensorflow/bundle_factory_util.cc, kResourceEstimateRAMMultiplier).
-        """
+        """Returns the standby versions, oldest first, that must go before the new version fits into memory."""
         standby = [version for version in before.standby(self.target.routing) if version != change.version]
         free = self.target.free_bytes() if standby else None
         if free is None:
             return ()
-        missing = self._memory(change.model, change.version) - free
+        missing = needed_memory(self.target, change.model, change.version) - free
         evicted: list[VersionNumber] = []
         for version in sorted(standby):
             if missing <= 0:
                 break
             evicted.append(version)
-            missing -= self._memory(change.model, version)
+            missing -= needed_memory(self.target, change.model, version)
         return tuple(evicted)
-
-    def _memory(self, model: ModelName, version: VersionNumber) -> int:
-        manifest = self.target.repository.manifest(model, version)
-        return int(manifest.size_bytes * _MEMORY_PER_BYTE) if manifest else 0
 
     def _let_go(self, model: ModelName, before: Desired, evicted: tuple[VersionNumber, ...]) -> None:
         if not evicted:
@@ -326,6 +318,16 @@ class Rollout:
             transaction.append(
                 self.context.event(kind, model=change.model, target=self.target.name, reason=change.reason, data=data)
             )
+
+
+def needed_memory(target: Target, model: ModelName, version: VersionNumber) -> int:
+    """Returns the bytes that a version is taken to need in memory, 0 for one without a manifest.
+
+    By the sizes of files times what TensorFlow Serving reserves for them
+    (servables/tensorflow/bundle_factory_util.cc, kResourceEstimateRAMMultiplier).
+    """
+    manifest = target.repository.manifest(model, version)
+    return int(manifest.size_bytes * _MEMORY_PER_BYTE) if manifest else 0
 
 
 def check_current(target: Target, model: ModelName, if_current: int | None) -> None:

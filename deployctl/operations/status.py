@@ -16,6 +16,7 @@ from deployctl.domain.serving import Endpoints, ServerCondition, ServerState, Ve
 from deployctl.domain.transition import rollback_version
 from deployctl.errors import DeployctlError
 from deployctl.operations.context import Context
+from deployctl.operations.drift import version_drift
 from deployctl.operations.holds import unreviewed
 from deployctl.operations.rollback import estimate, known_good
 from deployctl.operations.rollout import RolloutClass
@@ -174,27 +175,11 @@ def _on_target(
         actor=revision.actor,
         reason=revision.reason,
         rollback=_readiness(target, revision.model, available, now),
-        drift=_drift(desired.versions, statuses) if ready else (),
+        drift=version_drift(desired.versions, statuses) if ready else (),
         interrupted=interrupted,
         running=running,
         unreviewed=unreviewed(target.lineage, target.name, revision.model),
     )
-
-
-def _drift(desired: tuple[VersionNumber, ...], statuses: tuple[VersionStatus, ...]) -> tuple[str, ...]:
-    states = {status.version: status for status in statuses}
-    words = []
-    for version in desired:
-        status = states.get(version)
-        if status is None:
-            words.append(f"@{version} is recorded, but the server does not know it")
-        elif status.failed:
-            words.append(f"@{version} failed: {status.error}")
-        elif status.state is not VersionState.AVAILABLE:
-            words.append(f"@{version} is {status.state.name}")
-    loaded = {version for version, status in states.items() if status.state is VersionState.AVAILABLE}
-    words += [f"@{version} is served, but not recorded" for version in sorted(loaded - set(desired))]
-    return tuple(words)
 
 
 def _changed_files(target: Target, revision: Revision) -> tuple[str, ...]:

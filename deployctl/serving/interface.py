@@ -129,6 +129,10 @@ class TargetLock(abc.ABC):
         """Returns the leases that are held, by model; one of the whole target first."""
 
     @abc.abstractmethod
+    def clear(self) -> tuple[LeaseRecord, ...]:
+        """Removes what holders left that are dead, which keeps nobody from anything, and returns it."""
+
+    @abc.abstractmethod
     def release(self, model: ModelName | None) -> LeaseRecord:
         """Takes a lease from its holder, who changes nothing from then on, and returns it.
 
@@ -143,6 +147,10 @@ class ServingRuntime(abc.ABC):
     Every call has a deadline in seconds. Errors: ServerUnavailableError where nothing answers in time,
     ServerError with the server's own words where it refuses.
     """
+
+    @abc.abstractmethod
+    def close(self) -> None:
+        """Closes what is open; the next call opens it again."""
 
     @abc.abstractmethod
     def up(self, config: ServingConfig, *, timeout_s: float) -> Endpoints:
@@ -179,6 +187,14 @@ class ServingRuntime(abc.ABC):
     @abc.abstractmethod
     def persist(self, config: ServingConfig) -> None:
         """Writes `config` to the file that the server starts from, without calling the server."""
+
+    @abc.abstractmethod
+    def written(self) -> ServingConfig | None:
+        """Returns what the file says that the server starts from, None where deployctl does not write it.
+
+        Raises:
+            SettingsError: the file does not read, or says what deployctl would not write.
+        """
 
     @abc.abstractmethod
     def statuses(self, model: ModelName, *, timeout_s: float) -> tuple[VersionStatus, ...]:

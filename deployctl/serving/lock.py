@@ -83,6 +83,20 @@ class FileTargetLock(TargetLock):
         records = [entry.record for entry in self._entries()]
         return tuple(sorted(records, key=lambda record: record.model or ""))
 
+    def clear(self) -> tuple[LeaseRecord, ...]:
+        """Removes what dead holders left; see TargetLock."""
+        if not any(self._leases.glob("*.json")):
+            return ()
+        cleared = []
+        with self._guarded():
+            now = self._clock.now()
+            for path in sorted(self._leases.glob("*.json")):
+                entry = _read(path)
+                if entry is not None and not _may_live(entry, now):
+                    path.unlink(missing_ok=True)
+                    cleared.append(entry.record)
+        return tuple(cleared)
+
     def release(self, model: ModelName | None) -> LeaseRecord:
         """Takes a lease from its holder; see TargetLock."""
         with self._guarded():

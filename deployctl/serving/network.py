@@ -17,10 +17,11 @@ from deployctl.errors import (
     ServerRefusedError,
     ServerTimedOutError,
     ServerUnavailableError,
+    SettingsError,
     StorageError,
 )
 from deployctl.files import write_durably
-from deployctl.serving.config import render
+from deployctl.serving.config import parse, render
 from deployctl.serving.interface import Prediction, PredictionRequest, RequestCounts, ServedSpec, ServingRuntime
 
 if TYPE_CHECKING:
@@ -98,6 +99,15 @@ class NetworkRuntime(ServingRuntime):
             write_durably(self._config_file, render(config))
         except OSError as error:
             raise StorageError(f"cannot write {self._config_file}: {error}") from error
+
+    def written(self) -> ServingConfig | None:
+        """Returns what the file says that the server starts from, None where deployctl does not write it."""
+        try:
+            text = self._written()
+        except (OSError, UnicodeDecodeError) as error:
+            raise SettingsError(f"cannot read {self._config_file}: {error}") from error
+        # A file that is gone is as good as an empty one: there is nothing to start with.
+        return None if self._config_file is None else parse(text or "")
 
     def _write_monitoring_config(self) -> None:
         """Writes the file that makes the server count its requests, where deployctl starts the server."""

@@ -121,6 +121,9 @@ class InMemoryServer(ServingRuntime):
         self._versions: dict[Key, _Version] = {}
         self._models: dict[ModelName, ServedModel] = {}
 
+    def close(self) -> None:
+        pass
+
     def up(self, config: ServingConfig, *, timeout_s: float) -> Endpoints:
         self.fuse.burn("up")
         self.file = config
@@ -163,6 +166,9 @@ class InMemoryServer(ServingRuntime):
     def persist(self, config: ServingConfig) -> None:
         self.fuse.burn("persist")
         self.file = config
+
+    def written(self) -> ServingConfig | None:
+        return self.file
 
     def statuses(self, model: ModelName, *, timeout_s: float) -> tuple[VersionStatus, ...]:
         self._call("statuses")

@@ -1,0 +1,203 @@
+"""A daemon keeps a real server as it is recorded, beside people and programs that change things."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.e2e.test_phases import killed_in
+from tests.support.closed_loop import ClosedLoop
+from tests.support.daemon import daemon
+from tests.support.workspace import HALF_PLUS_THREE, HALF_PLUS_TWO, Workspace, ask
+
+pytestmark = [pytest.mark.tensorflow, pytest.mark.xdist_group("daemon-reconcile")]
+
+TIMEOUT_S = 60.0
+LOOP_S = 5.0
+
+
+def until(true: Callable[[], Any], what: str) -> None:
+    deadline, pause = time.monotonic() + TIMEOUT_S, threading.Event()
+    while not true():
+        assert time.monotonic() < deadline, f"waited in vain for {what}"
+        pause.wait(0.2)
+
+
+@pytest.fixture(scope="module")
+def served_half(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workspace]:
+    """Version 2 of `half` serves, version 1 stands by; the daemon looks every second."""
+    workspace = Workspace.make(tmp_path_factory.mktemp("reconciled") / "work")
+    with (workspace.root / "deployctl.toml").open("a") as settings:
+        settings.write('\n[daemon]\nreconcile_interval_s = "1s"\nlisten = ""\nlease_s = "2s"\n')
+    workspace.publish("half", HALF_PLUS_TWO, HALF_PLUS_THREE)
+    workspace.ok("up")
+    workspace.ok("promote", "half@1")
+    workspace.ok("promote", "half@2")
+    yield workspace
+    workspace.down()
+
+
+@dataclass(frozen=True)
+class Half:
+    """The workspace, as a test finds and leaves it; `began` is the newest event when the test began."""
+
+    workspace: Workspace
+    began: int
+
+    def events(self, kind: str) -> list[dict[str, Any]]:
+        """What was recorded of a kind during the test, newest first."""
+        found = history(self.workspace)
+        return [event for event in found if event["kind"] == kind and event["sequence"] > self.began]
+
+
+@pytest.fixture
+def half(served_half: Workspace) -> Half:
+    return Half(served_half, history(served_half)[0]["sequence"])
+
+
+def history(workspace: Workspace) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = workspace.json("history", "--target", "local", "--limit", "200")["events"]
+    return found
+
+
+def server_record(workspace: Workspace) -> Path:
+    return workspace.root / ".deployctl" / "local" / "server.json"
+
+
+def kill_the_server(workspace: Workspace) -> None:
+    os.kill(int(json.loads(server_record(workspace).read_text())["pid"]), signal.SIGKILL)
+
+
+def loaded(workspace: Workspace) -> list[tuple[int, str]]:
+    """What the server has, descending."""
+    model = workspace.json("status", "local")["targets"][0]["models"][0]
+    return [(each["version"], each["state"]) for each in model["versions"] if each["state"] != "END"]
+
+
+def tell_behind_its_back(workspace: Workspace, *, versions: tuple[int, ...], stable: int) -> None:
+    """Sends the server another configuration, as a program would that knows nothing of deployctl."""
+    import grpc
+
+    from deployctl.protos import serving_pb2
+
+    address = workspace.json("status", "local")["targets"][0]["endpoints"]["grpc"]
+    request = serving_pb2.ReloadConfigRequest()
+    entry = request.config.model_config_list.config.add(
+        name="half", base_path=str(workspace.root / "models" / "half"), model_platform="tensorflow"
+    )
+    entry.model_version_policy.specific.versions.extend(versions)
+    entry.version_labels["stable"] = stable
+    with grpc.insecure_channel(address) as channel:
+        call = channel.unary_unary(
+            "/tensorflow.serving.ModelService/HandleReloadConfigRequest",
+            request_serializer=serving_pb2.ReloadConfigRequest.SerializeToString,
+            response_deserializer=serving_pb2.ReloadConfigResponse.FromString,
+        )
+        assert call(request, timeout=30).status.error_code == 0
+
+
+def test_a_killed_server_comes_back_with_the_same_versions(half: Half) -> None:
+    with daemon(half.workspace) as running:
+        running.await_line("leading")
+        kill_the_server(half.workspace)
+
+        until(lambda: half.events("target.started"), "the server to come back")
+
+        assert loaded(half.workspace) == [(2, "AVAILABLE"), (1, "AVAILABLE")]
+        assert ask(half.workspace.rest(), "half") == 4.0
+        assert half.events("target.started")[0]["reason"] == "the server was down"
+        assert running.stop() == 0
+
+
+def test_a_configuration_edited_behind_its_back_is_repaired(half: Half) -> None:
+    with daemon(half.workspace) as running:
+        running.await_line("leading")
+        tell_behind_its_back(half.workspace, versions=(1,), stable=1)
+
+        until(lambda: half.events("target.drifted"), "the drift to be recorded")
+
+        assert ask(half.workspace.rest(), "half") == 4.0
+        assert loaded(half.workspace) == [(2, "AVAILABLE"), (1, "AVAILABLE")]
+        assert running.stop() == 0
+    assert [event["data"]["repaired"] for event in half.events("target.drifted")] == [True]
+
+
+def test_drift_that_is_only_to_be_told_is_told_once_and_by_a_later_daemon_repaired(half: Half) -> None:
+    with daemon(half.workspace, DEPLOYCTL_DAEMON_DRIFT="report") as running:
+        running.await_line("leading")
+        tell_behind_its_back(half.workspace, versions=(1, 2), stable=1)
+        until(lambda: half.events("target.drifted"), "the drift to be recorded")
+
+        let_rounds_pass(half)
+
+        assert ask(half.workspace.rest(), "half") == 3.0
+        assert [event["data"]["repaired"] for event in half.events("target.drifted")] == [False]
+        running.kill()
+
+    with daemon(half.workspace) as running:
+        until(lambda: len(half.events("target.drifted")) == 2, "the repair to be recorded")
+        assert ask(half.workspace.rest(), "half") == 4.0
+        assert half.events("target.drifted")[0]["data"]["repaired"]
+        assert running.stop() == 0
+
+
+def test_a_target_that_was_taken_down_stays_down_until_it_is_brought_up(half: Half) -> None:
+    with daemon(half.workspace) as running:
+        running.await_line("leading")
+        half.workspace.ok("down")
+
+        let_rounds_pass(half)
+
+        assert not server_record(half.workspace).exists()
+        assert half.events("target.started") == []
+        half.workspace.ok("up")
+        kill_the_server(half.workspace)
+        until(lambda: len(half.events("target.started")) == 2, "the server to come back")
+        assert running.stop() == 0
+
+
+@pytest.mark.parametrize("phase", ["load", "switch"])
+def test_what_a_killed_promotion_left_is_settled_without_a_command(half: Half, phase: str) -> None:
+    with daemon(half.workspace) as running:
+        running.await_line("leading")
+        killed_in(half.workspace, phase, "promote", "half@1")
+        left = half.workspace.json("op", "list", "-n", "5")["operations"]
+        name = next(each["id"] for each in left if each["verb"] == "promote")
+
+        until(lambda: half.workspace.json("op", "show", name)["state"] == "settled", "the promotion to be settled")
+
+        until(lambda: half.workspace.run("status").returncode == 0, "the server to serve what is recorded")
+        assert ask(half.workspace.rest(), "half") == 4.0
+        assert running.stop() == 0
+
+
+def test_promotions_beside_a_daemon_lose_no_request_and_meet_no_lock(half: Half) -> None:
+    with daemon(half.workspace) as running:
+        running.await_line("leading")
+        path = "/v1/models/half/labels/stable:predict"
+        with ClosedLoop(half.workspace.rest(), path).running() as clients:
+            began, version = time.monotonic(), 2
+            while time.monotonic() - began < LOOP_S or version != 2:
+                version = 3 - version
+                half.workspace.ok("promote", f"half@{version}")
+        assert running.stop() == 0
+
+    assert clients.failures == []
+    assert sum(clients.answers.values()) > 0
+    assert [line["message"] for line in running.lines() if line["level"] in {"error", "warning"}] == []
+    assert half.events("target.drifted") == []
+
+
+def let_rounds_pass(half: Half) -> None:
+    """Returns when the daemon has looked at everything again: that something ran out is seen by it alone."""
+    half.workspace.ok("freeze", "local", "--for", "1s", "-m", "rounds pass")
+    until(lambda: half.events("target.unfrozen"), "rounds to pass")
