@@ -9,7 +9,7 @@ WORKERS ?= $(shell n=$$(nproc 2>/dev/null || echo 2); [ $$n -gt 2 ] && echo $$n 
 # How long `make fuzz` goes on.
 FUZZ_SECONDS ?= 600
 
-.PHONY: help setup quickstart test check soak soak-store bench docs fuzz ops protos wheel image clean
+.PHONY: help setup quickstart test check soak soak-daemon soak-store bench docs fuzz ops protos wheel image clean
 
 help:  ## List the targets.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -42,6 +42,9 @@ check: setup  ## Format, lint, types, architecture, generated files.
 soak: setup  ## Operations for a minute on four models, 500 changes under load, long random sequences.
 	DEPLOYCTL_SOAK_S=60 DEPLOYCTL_SOAK_CHANGES=500 DEPLOYCTL_SOAK_STEPS=40 DEPLOYCTL_SOAK_EXAMPLES=20 \
 	$(BIN)/python -m pytest --timeout 3600 tests/e2e/test_faults.py tests/e2e/test_operations.py tests/e2e/test_phases.py
+
+soak-daemon: setup  ## A daemon at work for half an hour, with an export every second and dying servers.
+	DEPLOYCTL_DAEMON_SOAK_S=1800 $(BIN)/python -m pytest --timeout 7200 tests/e2e/daemon/test_soak.py
 
 soak-store: setup  ## Kill a hundred publishers and a hundred fetchers of an object store.
 	DEPLOYCTL_STORE_KILLS=100 $(BIN)/python -m pytest tests/integration/store/test_kills.py
