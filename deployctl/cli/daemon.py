@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
+import os
 from typing import Annotated
 
 import typer
 
+from deployctl.acting import SETTINGS_VARIABLE
 from deployctl.cli.options import session
 
 
@@ -32,4 +35,8 @@ def daemon(
     except ValueError as error:
         raise UsageError(f"{log_format!r} is no format of the log: text or json") from error
     start_logging(chosen)
-    Daemon(lambda: session(context).load().settings).run()
+    ours = session(context)
+    # Commands for clients elsewhere run in processes of their own, under the same settings.
+    given = {"config": str(ours.config.absolute()) if ours.config else None, "flags": ours.flags}
+    os.environ[SETTINGS_VARIABLE] = json.dumps(given)
+    Daemon(lambda: ours.load().settings).run()

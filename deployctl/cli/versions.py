@@ -89,6 +89,7 @@ def publish(
     The version is visible whole or not at all. Bytes that a version of the model already has are not published
     again: that version is named, and the exit code is 0.
     """
+    from deployctl.acting import origin_of
     from deployctl.cli.provenance import code_commit, metrics, pairs
     from deployctl.domain.manifest import Provenance
     from deployctl.domain.names import parse_model_name
@@ -108,7 +109,7 @@ def publish(
         signer = SigningKey(sign, tuple(sign_certificate or ())).signer()
     source = ExportSource(export)
     provenance = Provenance(
-        source=source.location,
+        source=origin_of(export) or source.location,
         run=run,
         code=code_commit(code),
         datasets=pairs("--dataset", dataset),

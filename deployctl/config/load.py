@@ -24,8 +24,10 @@ from deployctl.errors import InvalidNameError, SettingsError
 
 FILE_NAME = "deployctl.toml"
 ENVIRONMENT_PREFIX = "DEPLOYCTL_"
-# Variables of this prefix that are not settings: which file to read, and the target that commands mean.
-RESERVED_VARIABLES = frozenset({"DEPLOYCTL_CONFIG", "DEPLOYCTL_TARGET", "DEPLOYCTL_REQUIRE"})
+# Variables of this prefix that are not settings: which file to read, the target that commands mean, and the daemon.
+RESERVED_VARIABLES = frozenset(
+    {"DEPLOYCTL_CONFIG", "DEPLOYCTL_TARGET", "DEPLOYCTL_REQUIRE", "DEPLOYCTL_SERVER", "DEPLOYCTL_TOKEN"}
+)
 _TABLES = (*NAMED, *SECTIONS)
 _GATES = tuple(each.name for each in fields(GateSettings) if "doc" not in each.metadata)
 _SUB_TABLES = ("docker", "external", "s3", "cache", "gate", "health", *_GATES)

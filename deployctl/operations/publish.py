@@ -157,7 +157,8 @@ class Publish:
 
 
 def _operation(request: PublishRequest) -> OperationRequest:
-    return OperationRequest(_VERB, f"{request.export} --model {request.model}", None, request.model)
+    where = request.provenance.source or request.export
+    return OperationRequest(_VERB, f"{where} --model {request.model}", None, request.model)
 
 
 def check_servable(reader: SavedModelReader, export: Path) -> MetaGraph:
