@@ -107,6 +107,7 @@ class Deployment:
                 options=asdict(self.settings.repository.s3),
                 cache_bytes=self.settings.repository.cache.max_size,
                 held=self.held_versions,
+                grace_s=self.settings.repository.retired_s,
             )
         )
 

@@ -40,7 +40,8 @@
     │   ├── FrozenError
     │   └── LeaseLostError
     ├── PreconditionError               exit 8
-    │   └── ConcurrentChangeError
+    │   ├── ConcurrentChangeError
+    │   └── VersionHeldError
     ├── NotFoundError                   exit 9
     │   ├── ModelNotFoundError
     │   ├── VersionNotFoundError
@@ -326,6 +327,13 @@ class ConcurrentChangeError(PreconditionError):
             hint=f"deployctl history {model} --target {target}",
         )
         self.target, self.model, self.number = target, model, number
+
+
+class VersionHeldError(PreconditionError):
+    """A target still needs the version `name`, for the reason `why`."""
+
+    def __init__(self, name: str, why: str) -> None:
+        super().__init__(f"{name} is not retired: {why}", hint=f"deployctl show {name}")
 
 
 class NotFoundError(DeployctlError):

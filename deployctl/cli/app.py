@@ -69,6 +69,7 @@ class RootGroup(LazyGroup, BoundaryGroup):
         "diff": "differences",
         "verify": "versions",
         "adopt": "versions",
+        "retire": "retire",
         "inspect": "inspection",
         "validate": "validation",
         "promote": "rollouts",

@@ -102,6 +102,9 @@ class RepositorySettings:
         "`<model_base_path>/<model>/<version>/`.",
         default="models",
     )
+    retired_s: float = setting(
+        "How long what was retired can be got back; `gc` removes it then.", default=7 * 24 * 3600.0, kind=DURATION
+    )
     s3: S3Settings = field(default_factory=S3Settings)
     cache: CacheSettings = field(default_factory=CacheSettings)
 

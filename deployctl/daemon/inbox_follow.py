@@ -18,8 +18,9 @@ from deployctl.domain.manifest import format_time
 from deployctl.domain.names import CANARY, STABLE, TargetName
 from deployctl.domain.reference import ByNumber, Reference
 from deployctl.domain.revision import RevisionState
-from deployctl.errors import DeployctlError, TargetNotFoundError, TimedOutError
+from deployctl.errors import DeployctlError, StorageError, TargetNotFoundError, TimedOutError
 from deployctl.operations.promote import Promote, PromoteRequest
+from deployctl.operations.retire import Retire, RetireRequest
 from deployctl.validation import Wishes, golden_prover, promotion_judge
 
 _log = logging.getLogger(__name__)
@@ -54,11 +55,22 @@ class Following(Duty):
             if not self.follow.wait(_LONGEST_WAIT_S):
                 continue
             self.follow.clear()
-            left = [each for each in follow_ups.all() if not self._done(work, follow_ups, each)]
+            left = [each for each in follow_ups.all() if not self._done_or_given_up(work, follow_ups, each)]
             self._attempts = self._attempts + 1 if left else 0
             if left:
                 self.follow.set()
                 work.pause(min(0.5 * 2.0**self._attempts, _LONGEST_PAUSE_S))
+
+    def _done_or_given_up(self, work: Work, follow_ups: FollowUps, follow_up: FollowUp) -> bool:
+        try:
+            return self._done(work, follow_ups, follow_up)
+        except StorageError as error:
+            _log.warning("what follows for %s@%s waits: %s", follow_up.model, follow_up.version, error)
+            return False
+        except Exception:  # noqa: BLE001 - a bug met with one version must not keep the others waiting
+            _log.exception("nothing follows for %s@%s: a bug", follow_up.model, follow_up.version)
+            follow_ups.remove(follow_up)
+            return True
 
     def _done(self, work: Work, follow_ups: FollowUps, follow_up: FollowUp) -> bool:
         """Whether nothing is left to follow; False where it waits for what may pass, or for the next start."""
@@ -112,4 +124,17 @@ class Following(Duty):
         return True
 
     def _retire(self, work: Work, follow_up: FollowUp) -> None:
-        pass
+        """Retires what is old; what cannot be now is with the next version."""
+        if not follow_up.keep:
+            return
+        model = follow_up.model
+        request = RetireRequest(model, keep=follow_up.keep, reason=f"inbox {self.inbox} keeps {follow_up.keep}")
+        with work.operation(f"daemon: inbox {self.inbox} retires versions of {model}") as deployment:
+            targets = [deployment.target(each) for each in work.settings.targets]
+            try:
+                done = Retire(deployment.repository, deployment.lineage, targets, deployment.context)(request)
+            except DeployctlError as error:
+                _log.warning("no version of %s is retired for now: %s", model, error)
+                return
+            if done.versions:
+                _log.info("%s is retired", ", ".join(f"{model}@{version}" for version in done.versions))

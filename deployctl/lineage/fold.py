@@ -16,6 +16,7 @@ from deployctl.lineage.projections import (
     Noted,
     Quarantined,
     Released,
+    Retired,
     RevisionOpened,
     RevisionReviewed,
     RevisionSettled,
@@ -91,6 +92,8 @@ def fold(connection: Connection, effect: Effect, sequence: int) -> None:
             connection.execute(insert(tokens), token_to_row(token, sequence))
         case TokenRevoked(token_id):
             connection.execute(delete(tokens).where(tokens.c.id == token_id))
+        case Retired(model, version):
+            _retire_version(connection, model, version, sequence)
         case Noted():
             pass
         case _:
@@ -134,6 +137,19 @@ def _record_version(connection: Connection, recorded: VersionRecorded, sequence:
 def _forget_version(connection: Connection, model: ModelName, version: VersionNumber) -> None:
     for table in (sources, metrics, tags, manifests, versions):
         connection.execute(delete(table).where(table.c.model == model, table.c.version == version))
+
+
+def _retire_version(connection: Connection, model: ModelName, version: VersionNumber, sequence: int) -> None:
+    if not has_version(connection, model, version):
+        return
+    _forget_version(connection, model, version)
+    left = select(func.max(versions.c.version), func.count()).where(versions.c.model == model)
+    latest, count = connection.execute(left).one()
+    if count:
+        summary = {"latest_version": latest, "version_count": count, "sequence": sequence}
+        connection.execute(update(models).where(models.c.name == model).values(summary))
+    else:
+        connection.execute(delete(models).where(models.c.name == model))
 
 
 def _summarise(connection: Connection, model: ModelName, version: VersionNumber, sequence: int, *, added: int) -> None:

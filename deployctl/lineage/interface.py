@@ -85,6 +85,10 @@ class LineageStore(abc.ABC):
         """Returns the newest revision that served, of each model on `target`, in model order."""
 
     @abc.abstractmethod
+    def targets(self) -> tuple[TargetName, ...]:
+        """Returns the targets on which something was to be served, in name order, whoever's settings have them."""
+
+    @abc.abstractmethod
     def pending(self, target: TargetName) -> tuple[Revision, ...]:
         """Returns the revisions on `target` that are neither serving nor failed, oldest first."""
 

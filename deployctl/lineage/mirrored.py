@@ -96,6 +96,11 @@ class MirroredLineageStore(LineageStore):
         """Returns the newest revision that served, of each model on `target`, in model order."""
         return self._asked(lambda: self._primary.current(target), lambda: tuple(self._kept_current(target)))
 
+    def targets(self) -> tuple[TargetName, ...]:
+        """Returns the targets on which something was to be served, in name order, whoever's settings have them."""
+        self._catch_up()
+        return self._primary.targets()
+
     def pending(self, target: TargetName) -> tuple[Revision, ...]:
         """Returns the revisions on `target` that are neither serving nor failed, oldest first."""
 

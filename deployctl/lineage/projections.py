@@ -29,6 +29,7 @@
 `data` may hold more than this; what is more is kept and hashed, and changes nothing. Rules of the fold:
 
 - a version that is recorded again replaces its record: the repository says what exists;
+- a version that is retired has no record, until it is recorded again;
 - a revision's number may be taken once;
 - a revision may be settled again, since what served can fail later: the newest event says its state;
 - the current revision of a model on a target is the highest-numbered one whose state is serving.
@@ -156,6 +157,14 @@ class Released:
 
 
 @dataclass(frozen=True, slots=True)
+class Retired:
+    """A version is not in the registry any more."""
+
+    model: ModelName
+    version: VersionNumber
+
+
+@dataclass(frozen=True, slots=True)
 class Validated:
     """Gates have judged a version."""
 
@@ -191,6 +200,7 @@ Effect = (
     | Unfrozen
     | Quarantined
     | Released
+    | Retired
     | Validated
     | TokenCreated
     | TokenRevoked
@@ -250,7 +260,6 @@ def _effect(event: NewEvent) -> Effect:
         case (
             EventKind.LOCK_RELEASED
             | EventKind.VERSION_REFUSED
-            | EventKind.VERSION_RETIRED
             | EventKind.TARGET_DRIFTED
             | EventKind.TARGET_DEGRADED
             | EventKind.TARGET_RECOVERED
@@ -280,6 +289,8 @@ def _effect(event: NewEvent) -> Effect:
             return Quarantined(_quarantine(event))
         case EventKind.VERSION_RELEASED:
             return Released(parse_digest(event.data["digest"]))
+        case EventKind.VERSION_RETIRED:
+            return Retired(_model(event), VersionNumber(event.data["version"]))
         case EventKind.VERSION_VALIDATED:
             return Validated(tuple(_gate_record(event, each) for each in event.data["gates"]))
     assert_never(event.kind)

@@ -124,6 +124,11 @@ class SqlLineageStore(LineageStore):
         found = self._revisions(select(revisions).where(revisions.c.target == target, revisions.c.is_current.is_(True)))
         return tuple(sorted(found, key=lambda revision: revision.model))
 
+    def targets(self) -> tuple[TargetName, ...]:
+        """Returns the targets on which something was to be served, in name order, whoever's settings have them."""
+        rows = self._rows(select(revisions.c.target).distinct())
+        return tuple(sorted(TargetName(row["target"]) for row in rows))
+
     def pending(self, target: TargetName) -> tuple[Revision, ...]:
         """Returns the revisions on `target` that are neither serving nor failed, oldest first."""
         waiting = select(revisions).where(revisions.c.target == target, IS_PENDING)

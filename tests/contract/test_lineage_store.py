@@ -30,6 +30,7 @@ from tests.support.lineage import (
     mirrored,
     pending,
     published,
+    retired,
     settled,
     target_event,
 )
@@ -195,6 +196,26 @@ def test_a_version_is_recorded_with_what_its_manifest_says(store: LineageStore) 
     assert record.metrics == {"loss": 0.1 + 0.2, "epochs": 3.0}
     assert record.tags == {"team": "vision", "": "empty"}
     assert store.manifest(MODEL, VersionNumber(3)) == manifest
+
+
+def test_a_retired_version_has_no_record(store: LineageStore) -> None:
+    append(store, published(a_manifest(1)), published(a_manifest(2)), published(a_manifest(1, model=OTHER)))
+
+    append(store, retired(a_manifest(2)), retired(a_manifest(1, model=OTHER)))
+
+    assert [each.version for each in store.versions()] == [1]
+    assert store.models() == (MODEL,)
+    assert store.manifest(MODEL, VersionNumber(2)) is None
+    append(store, published(a_manifest(2)))
+    assert [each.version for each in store.versions(MODEL)] == [1, 2]
+
+
+def test_targets_are_those_on_which_something_was_to_be_served(store: LineageStore) -> None:
+    assert store.targets() == ()
+
+    append(store, pending(1, target=TargetName("b")), pending(1, target=TargetName("a")), pending(2))
+
+    assert store.targets() == ("a", "b", "local")
 
 
 def test_a_version_recorded_again_replaces_its_record(store: LineageStore) -> None:

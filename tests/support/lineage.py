@@ -28,6 +28,7 @@ from deployctl.lineage.projections import (
     Noted,
     Quarantined,
     Released,
+    Retired,
     RevisionOpened,
     RevisionReviewed,
     RevisionSettled,
@@ -102,6 +103,9 @@ class InMemoryLineageStore(LineageStore):
         models = sorted({model for name, model, _ in self._state.revisions if name == target})
         found = (_current(self._state, target, model) for model in models)
         return tuple(revision for revision in found if revision is not None)
+
+    def targets(self) -> tuple[TargetName, ...]:
+        return tuple(sorted({target for target, _, _ in self._state.revisions}))
 
     def pending(self, target: TargetName) -> tuple[Revision, ...]:
         # A dictionary keeps the order in which the revisions were opened.
@@ -206,6 +210,8 @@ def _fold(state: _State, change: Effect) -> None:
             state.tokens[token.id] = token
         case TokenRevoked(token_id):
             state.tokens.pop(token_id, None)
+        case Retired(model, version):
+            state.versions.pop((model, version), None)
         case Noted():
             pass
         case Validated(records):
@@ -256,6 +262,13 @@ def published(
     manifest = manifest or a_manifest()
     data = {"version": manifest.version, "digest": manifest.digest, "manifest": json.loads(to_json(manifest))}
     return NewEvent(kind, at, ACTOR, "op-1", model=manifest.model, data=data)
+
+
+def retired(manifest: Manifest | None = None) -> NewEvent:
+    """Returns the event of a version's end."""
+    manifest = manifest or a_manifest()
+    data = {"version": manifest.version, "digest": manifest.digest}
+    return NewEvent(EventKind.VERSION_RETIRED, NOW, ACTOR, "op-10", model=manifest.model, data=data)
 
 
 def target_event(kind: EventKind, *, target: TargetName = TARGET) -> NewEvent:

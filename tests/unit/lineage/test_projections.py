@@ -37,6 +37,7 @@ from tests.support.lineage import (
     pending,
     published,
     quarantined,
+    retired,
     reviewed,
     settled,
     target_event,
@@ -49,7 +50,6 @@ from tests.support.lineage import (
 # Kinds that are only history.
 NOTED = [
     EventKind.VERSION_REFUSED,
-    EventKind.VERSION_RETIRED,
     EventKind.TARGET_DRIFTED,
     EventKind.TARGET_DEGRADED,
     EventKind.TARGET_RECOVERED,
@@ -243,6 +243,7 @@ def test_every_kind_of_event_has_an_effect() -> None:
         unfrozen(),
         quarantined(),
         quarantined(released=True),
+        retired(),
         validated("key"),
         lock_released(),
         token_created(),
