@@ -9,7 +9,7 @@ WORKERS ?= $(shell n=$$(nproc 2>/dev/null || echo 2); [ $$n -gt 2 ] && echo $$n 
 # How long `make fuzz` goes on.
 FUZZ_SECONDS ?= 600
 
-.PHONY: help setup quickstart test check soak soak-daemon soak-store bench docs fuzz ops protos wheel image clean
+.PHONY: help setup quickstart test check soak soak-daemon soak-store bench docs fuzz ops protos wheel image daemon-image clean
 
 help:  ## List the targets.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -69,6 +69,9 @@ wheel: setup  ## Build dist/*.whl.
 
 image: setup  ## Build the model server's Docker image, deployctl/model-server:latest.
 	PYTHON=$(CURDIR)/$(BIN)/python deploy/model-server/build.sh deployctl/model-server:latest
+
+daemon-image: setup  ## Build the daemon's Docker image, deployctl/daemon:latest.
+	PYTHON=$(CURDIR)/$(BIN)/python deploy/daemon/build.sh deployctl/daemon:latest
 
 clean:  ## Remove what the other targets made.
 	rm -rf $(VENV) build dist
