@@ -11,19 +11,20 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
 import typer
-from typer.core import TyperGroup
 
 from deployctl import __version__
+from deployctl.acting import inherited_settings, is_for_another
 from deployctl.cli import bash_completion
 from deployctl.cli.lazy import LazyGroup
 from deployctl.cli.options import Session
+from deployctl.cli.placing import PlacedGroup
 from deployctl.cli.render import style
 from deployctl.errors import DeployctlError, UsageError
 
 _INTERRUPTED = 130
 
 
-class BoundaryGroup(TyperGroup):
+class BoundaryGroup(PlacedGroup):
     """Turns errors of the tree into a sentence, a hint and an exit code; anything else is a bug and keeps its trace."""
 
     def invoke(self, ctx: Any) -> Any:
@@ -124,13 +125,23 @@ def root(
     flags: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Set one setting for this run; repeatable.")
     ] = None,
+    server: Annotated[
+        str | None,
+        typer.Option(metavar="URL", help="Run the command on the side of this daemon; default: $DEPLOYCTL_SERVER."),
+    ] = None,
+    token_file: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="With --server: the token; default: $DEPLOYCTL_TOKEN.")
+    ] = None,
+    ca_file: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="With --server: certificates to trust; default: the system's.")
+    ] = None,
     version: Annotated[
         bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version and exit.")
     ] = False,
 ) -> None:
     """Publish TensorFlow models as numbered versions, promote them, and roll back."""
-    del version
-    context.obj = Session(config, tuple(flags or ()))
+    del version, server, token_file, ca_file  # `PlacedGroup` has read them
+    context.obj = Session(*inherited_settings()) if is_for_another() else Session(config, tuple(flags or ()))
 
 
 def main() -> None:

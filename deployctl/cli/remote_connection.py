@@ -127,8 +127,7 @@ class Api:
     def _refusal(self, status: int, data: bytes) -> DeployctlError:
         try:
             document = json.loads(data)
-            found = document["error"]
-            words, hint, code = str(found["message"]), found.get("hint"), int(found.get("exit_code", 1))
+            words, hint, code = str(document["error"]), document["hint"], int(document["exit_code"])
         except (ValueError, KeyError, TypeError, AttributeError):
             return self._no_daemon(f", and answers with status {status}")
         return RefusalError(words, hint=hint, exit_code=code, status=status, document=document)

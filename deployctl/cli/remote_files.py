@@ -26,7 +26,8 @@ _ATTEMPTS = 8
 _FIRST_PAUSE_S = 0.2
 # The daemon reads a file that is there already, or has come, before it answers.
 _PATIENCE_S = 600.0
-_CONFLICT = 409
+# The body came too slowly, the file is being sent by another, or more or less of it is there than was thought.
+_PASSING = frozenset({408, 409, 412})
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,7 +168,7 @@ class _Sending:
             try:
                 self._put(sha256, file, have)
             except (ConnectionLostError, RefusalError) as error:
-                if isinstance(error, RefusalError) and error.status != _CONFLICT:
+                if isinstance(error, RefusalError) and error.status not in _PASSING:
                     raise
                 failures += 1
                 if failures >= _ATTEMPTS:

@@ -25,7 +25,7 @@ from deployctl.daemon.api.command_request import CommandRequest, parse_command, 
 from deployctl.daemon.api.upload_files import Uploads
 from deployctl.domain.authority import Authority, Role
 from deployctl.domain.secret import masked
-from deployctl.errors import TimedOutError
+from deployctl.errors import TimedOutError, UsageError
 from deployctl.system import new_operation
 
 if TYPE_CHECKING:
@@ -34,7 +34,6 @@ if TYPE_CHECKING:
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.01, 0.1
 # How often a client hears something while the command has nothing to say.
 _BEAT_S = 5.0
-_TIDY_S = 10.0
 _VIEWERS_BYTES = 16 << 20
 _END = re.compile(rb'(?:^|\n)\{"exit": -?\d+\}\n$')
 _LOST = b'{"lost": true}\n'
@@ -46,7 +45,7 @@ def command_routes(work: Work) -> Iterator[Route]:
     commands = Commands(remote_directory(work) / "commands")
 
     async def give(request: Request) -> Response:
-        wanted = parse_command(await request.json())
+        wanted = parse_command(await json_body(request))
         command = await run_in_threadpool(_given, work, commands, request.state.authority, wanted)
         return StreamingResponse(_frames(work, command, wanted.offset), media_type="application/x-ndjson")
 
@@ -79,17 +78,23 @@ def uploads_of(work: Work, authority: Authority) -> Uploads:
     return Uploads(remote_directory(work) / "uploads" / name, max_bytes=bound)
 
 
+async def json_body(request: Request) -> Any:
+    """Returns the JSON document that a request brings.
+
+    Raises:
+        UsageError: it brings none.
+    """
+    try:
+        return json.loads(await request.body())
+    except (ValueError, RecursionError) as error:
+        raise UsageError(f"the body of the request is not JSON: {error}") from error
+
+
 def tidy(work: Work) -> None:
     """Ends commands that nobody listens to, and removes what is no longer wanted of commands and uploads."""
     Commands(remote_directory(work) / "commands").tidy()
     for directory in (remote_directory(work) / "uploads").glob("*"):
         Uploads(directory, max_bytes=0).discard_old()
-
-
-def keep_tidy(work: Work) -> None:
-    """Tidies until the daemon's API ends."""
-    while not work.pause(_TIDY_S):
-        tidy(work)
 
 
 def _given(work: Work, commands: Commands, authority: Authority, wanted: CommandRequest) -> Command:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from deployctl.errors import DiskFullError, LockedError, StorageError, UsageError
+from deployctl.errors import DiskFullError, LockedError, PreconditionError, StorageError, UsageError
 from deployctl.repository.tree import MAX_FILES, is_restorable
 
 # How long after its last use a file that a client has sent is kept, whole or not.
@@ -153,7 +153,8 @@ class Uploads:
 
         Raises:
             LockedError: the same file is being sent already.
-            UsageError: `offset` is not how much of it is there, or the file is larger than it may be.
+            PreconditionError: `offset` is not how much of it is there.
+            UsageError: the file is larger than it may be.
             StorageError: it cannot be written.
         """
         if self._max_bytes and file.size > self._max_bytes:
@@ -168,7 +169,7 @@ class Uploads:
                     raise LockedError(f"the file {file.sha256} is being sent already") from error
                 have = os.fstat(stream.fileno()).st_size
                 if offset != have:
-                    raise UsageError(f"{have} bytes of {file.sha256} are there, not {offset}")
+                    raise PreconditionError(f"{have} bytes of {file.sha256} are there, not {offset}")
                 stream.seek(0)
                 receiver = Receiver(stream, file, hashlib.file_digest(stream, "sha256"), have)
                 yield receiver

@@ -10,7 +10,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from deployctl.daemon.api.commands import uploads_of
+from deployctl.daemon.api.commands import json_body, uploads_of
 from deployctl.daemon.api.upload_files import SentFile, Uploads, check_sha256, parse_files
 from deployctl.domain.names import ModelName, parse_model_name
 from deployctl.errors import DeployctlError, UsageError
@@ -28,7 +28,7 @@ def upload_routes(work: Work) -> Iterator[Route]:
 
     async def begin(request: Request) -> Response:
         authority = request.state.authority
-        document = await request.json()
+        document = await json_body(request)
         if not isinstance(document, dict) or set(document) != {"model", "files"}:
             raise UsageError("an upload is an object with model and files")
         model = None if document["model"] is None else parse_model_name(document["model"])

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from deployctl.daemon.api.upload_files import SentFile, Uploads, is_within, parse_files
-from deployctl.errors import LockedError, UsageError
+from deployctl.errors import LockedError, PreconditionError, UsageError
 
 CONTENT = b"variables" * 1000
 
@@ -55,7 +55,7 @@ def test_more_bytes_than_were_announced_are_refused_and_so_is_a_gap(tmp_path: Pa
 
     with pytest.raises(UsageError, match="more than the"), uploads.receiving(file, 0) as receiver:
         receiver.take(CONTENT + b"x")
-    with pytest.raises(UsageError, match="are there, not 7"), uploads.receiving(file, 7):
+    with pytest.raises(PreconditionError, match="are there, not 7"), uploads.receiving(file, 7):
         pass
 
 
