@@ -18,13 +18,14 @@ if TYPE_CHECKING:
     from deployctl.domain.manifest import Manifest
     from deployctl.domain.names import ModelName, TargetName, VersionNumber
     from deployctl.gates.golden import GoldenFile
-    from deployctl.gates.interface import Candidate, Gate
+    from deployctl.gates.interface import Candidate, Gate, Version
     from deployctl.gates.scratch import ScratchServer
     from deployctl.operations.admission import Judge
     from deployctl.operations.rollback import RolledBack
     from deployctl.operations.rollout import Prover
     from deployctl.operations.validate import Report
     from deployctl.repository.interface import FileProblem
+    from deployctl.serving.interface import ServingRuntime
 
 ENTRY_POINTS = "deployctl.gates"
 _LOAD = "load"
@@ -315,32 +316,71 @@ def golden_prover(deployment: Deployment, target: TargetName, model: ModelName) 
 
     None where the target does not have the gate `golden`: an answer that changed may be what was wanted.
     """
-    from deployctl.domain.golden import Tolerance
-    from deployctl.gates.golden import GoldenGate
-    from deployctl.gates.interface import Candidate, Outcome
-    from deployctl.gates.scratch import LiveServer
-    from deployctl.operations.candidate import of_version
-
     if "golden" not in deployment.settings.targets[target].gates:
         return None
-    settings, observer = deployment.settings.targets[target].gate, deployment.context.observer
+    return GoldenProbe(deployment, target, model, deployment.target(target).runtime)
 
-    def prove(version: VersionNumber) -> str | None:
-        maker = GateMaker(deployment, target, model, Wishes())
-        golden = maker.golden_file
-        server = LiveServer(deployment.target(target).runtime, model, version)
-        tolerance = Tolerance(settings.golden.rtol, settings.golden.atol)
-        gate = GoldenGate(server, golden, tolerance=tolerance, timeout_s=settings.load.timeout_s)
-        found = of_version(deployment.repository, deployment.reader, model, version, observer)
-        verdict = gate.judge(Candidate(found, model))
+
+class GoldenProbe:
+    """Asks a target's server the golden requests of one model about versions that it has loaded."""
+
+    def __init__(self, deployment: Deployment, target: TargetName, model: ModelName, runtime: ServingRuntime) -> None:
+        self._deployment = deployment
+        self._target = target
+        self._model = model
+        self._runtime = runtime
+        # What is known of the version that was asked about last.
+        self._read: tuple[VersionNumber, Version] | None = None
+        self._own: tuple[VersionNumber, bool] | None = None
+
+    def __call__(self, version: VersionNumber) -> str | None:
+        """Returns why the version does not answer as is recorded, None where it does, or nothing is recorded.
+
+        Raises:
+            InvalidRequestError: the golden records cannot be read.
+            NotFoundError, DependencyError: the version's files cannot be.
+        """
+        from deployctl.domain.golden import Tolerance
+        from deployctl.gates.golden import GoldenGate
+        from deployctl.gates.interface import Candidate, Outcome
+        from deployctl.gates.scratch import LiveServer
+
+        settings = self._deployment.settings.targets[self._target].gate
+        golden = GateMaker(self._deployment, self._target, self._model, Wishes()).golden_file
+        if golden.records is None and not self._brings_records(version):
+            return None
+        gate = GoldenGate(
+            LiveServer(self._runtime, self._model, version),
+            golden,
+            tolerance=Tolerance(settings.golden.rtol, settings.golden.atol),
+            timeout_s=settings.load.timeout_s,
+        )
+        verdict = gate.judge(Candidate(self._version(version), self._model))
         if verdict.outcome is Outcome.SKIPPED:
             return None
         if verdict.outcome is Outcome.FAILED:
             return verdict.problems[0] if verdict.problems else verdict.summary
-        observer.step("golden", verdict.summary)
+        self._deployment.context.observer.step("golden", verdict.summary)
         return None
 
-    return prove
+    def _brings_records(self, version: VersionNumber) -> bool:
+        from deployctl.domain.golden import OWN_GOLDEN_PATH
+
+        if self._own is None or self._own[0] != version:
+            path = self._deployment.repository.local_path(self._model, version)
+            self._own = (version, (path / OWN_GOLDEN_PATH).is_file())
+        return self._own[1]
+
+    def _version(self, version: VersionNumber) -> Version:
+        """Returns the version as gates see it, read once while the same one is asked about."""
+        from deployctl.operations.candidate import of_version
+
+        if self._read is None or self._read[0] != version:
+            deployment = self._deployment
+            observer = deployment.context.observer
+            found = of_version(deployment.repository, deployment.reader, self._model, version, observer)
+            self._read = (version, found)
+        return self._read[1]
 
 
 def rollback_report(deployment: Deployment, plan: RolledBack) -> Report:

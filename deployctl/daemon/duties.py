@@ -10,6 +10,10 @@ from deployctl.daemon.interface import Duty
 
 def duties(settings: Settings) -> Iterator[Duty]:
     """Yields the duties; what one needs is imported when it is yielded."""
+    if settings.daemon.listen:
+        from deployctl.daemon.api.server import Api
+
+        yield Api()
     if settings.notifications:
         from deployctl.daemon.notify import Notifications
 
@@ -24,9 +28,11 @@ def duties(settings: Settings) -> Iterator[Duty]:
         yield Inbox(inbox, follow)
         yield Following(inbox, follow)
     if settings.targets:
+        from deployctl.daemon.health import TargetHealthDuty
         from deployctl.daemon.reconcile import TargetReconciliation, Upkeep
         from deployctl.system import SystemClock
 
         yield Upkeep(SystemClock())
         for target in settings.targets:
             yield TargetReconciliation(target, SystemClock())
+            yield TargetHealthDuty(target, SystemClock())

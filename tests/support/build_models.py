@@ -32,6 +32,20 @@ def half_plus(destination: Path, constant: int) -> None:
     tf.saved_model.save(module, str(destination), signatures={"serving_default": predict})
 
 
+def slow_half_plus_two(destination: Path) -> None:
+    """y = x/2 + 2, after some 4 * 10^9 floating point operations."""
+    import tensorflow as tf
+
+    def predict(x: Any) -> dict[str, Any]:
+        matrix = tf.fill([400, 400], x[0] * 1e-3)
+        for _ in range(30):
+            matrix = tf.tanh(tf.matmul(matrix, matrix))
+        return {"y": x / 2.0 + 2.0 + 1e-30 * tf.reduce_sum(matrix)}
+
+    signature = [tf.TensorSpec([None], tf.float32, name="x")]
+    tf.saved_model.save(tf.Module(), str(destination), signatures=tf.function(predict, input_signature=signature))
+
+
 def keras_two_outputs(destination: Path) -> None:
     """Four numbers in; "score" (1) and "class" (3 probabilities) out, by model.export()."""
     import keras
@@ -301,6 +315,7 @@ def _with_signature(content: bytes, signature_def: bytes) -> bytes:
 def _builders() -> dict[str, Callable[[Path], None]]:
     builders: dict[str, Callable[[Path], None]] = {
         "keras_two_outputs": keras_two_outputs,
+        "slow_half_plus_two": slow_half_plus_two,
         "segmentation": segmentation,
         "vocabulary": vocabulary,
         "several_signatures": several_signatures,

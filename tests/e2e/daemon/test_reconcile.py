@@ -29,7 +29,7 @@ def until(true: Callable[[], Any], what: str) -> None:
     deadline, pause = time.monotonic() + TIMEOUT_S, threading.Event()
     while not true():
         assert time.monotonic() < deadline, f"waited in vain for {what}"
-        pause.wait(0.2)
+        pause.wait(0.5)
 
 
 @pytest.fixture(scope="module")

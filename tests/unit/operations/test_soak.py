@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from deployctl.errors import DegradedError, RestoredError
+from deployctl.errors import DegradedError, PreconditionError, RestoredError
 from deployctl.operations.promote import Promotion
-from deployctl.operations.soak import Soak, worse
+from deployctl.operations.soak import Soak, take_back, taken_back, worse
 from deployctl.serving.interface import RequestCounts
 from tests.support.world import HALF, World
 
@@ -96,6 +96,48 @@ def test_what_somebody_else_changed_meanwhile_is_left_alone(world: World) -> Non
 
     assert world.server.labels(HALF) == {"stable": 3}
     assert world.journal.warnings[-1] == "half was changed by somebody else; no longer watching"
+
+
+def test_what_a_daemon_took_back_meanwhile_ends_as_if_it_was_taken_back_here(world: World) -> None:
+    promotion = world.promote(2)
+    traffic(world)
+    take_back(world.target, world.context, HALF, promotion.revision, "answers otherwise")
+
+    with pytest.raises(RestoredError, match="half@2 answers otherwise; @1 was restored and verified"):
+        soaked(world, promotion)
+
+
+def test_what_was_bad_before_is_not_returned_to(world: World) -> None:
+    world.clock.pause(600.0)
+    world.promote(2)
+    world.clock.pause(10.0)
+    promotion = world.promote(3)
+
+    back = take_back(world.target, world.context, HALF, promotion.revision, "is slow", soak_s=300.0)
+
+    assert back.version == 1
+
+
+def test_a_revision_is_taken_back_once(world: World) -> None:
+    world.promote(2)
+    current = world.target.current(HALF)
+    assert current is not None
+    assert not taken_back(world.target, current)
+    world.server.refuses = "no"
+    with pytest.raises(DegradedError):
+        take_back(world.target, world.context, HALF, current.number, "is slow")
+
+    assert taken_back(world.target, current)
+
+
+def test_what_somebody_changed_first_is_not_taken_back(world: World) -> None:
+    promotion = world.promote(2)
+    world.promote(3)
+
+    with pytest.raises(PreconditionError):
+        take_back(world.target, world.context, HALF, promotion.revision, "is slow")
+
+    assert world.server.labels(HALF) == {"stable": 3}
 
 
 def test_a_first_version_that_fails_has_nothing_to_go_back_to(tmp_path: Path) -> None:
