@@ -28,7 +28,9 @@ def create(
     role: Annotated[str, typer.Option(help="viewer, deployer or admin; each may do what the one before may.")],
     target: Annotated[
         list[str] | None,
-        typer.Option(help="For this target only; repeatable. Default: all.", autocompletion=completion.targets),
+        typer.Option(
+            "--target", "-t", help="For this target only; repeatable. Default: all.", autocompletion=completion.targets
+        ),
     ] = None,
     model: Annotated[
         list[str] | None,

@@ -29,7 +29,7 @@ class Role(StrEnum):
 
 # The least role for each action: the verbs of operations, and the kinds of events. What is not here needs an admin.
 ROLES: Mapping[str, Role] = {
-    "view": Role.VIEWER,
+    "metrics": Role.VIEWER,
     "publish": Role.DEPLOYER,
     "adopt": Role.DEPLOYER,
     "validate": Role.DEPLOYER,

@@ -1,0 +1,78 @@
+"""A client of the daemon's API, with a token of its own."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from http.client import HTTPConnection
+from typing import Any
+
+from tests.support.daemon import RunningDaemon
+from tests.support.workspace import Workspace
+
+_TIMEOUT_S = 60.0
+_SAYS = "answering at "
+
+
+@dataclass(frozen=True)
+class Answer:
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.body)
+
+
+@dataclass(frozen=True)
+class ApiClient:
+    """Sends what it is told to, unchanged, each time over a new connection."""
+
+    host: str
+    port: int
+    token: str = ""
+    source: str = "127.0.0.1"
+
+    def ask(
+        self,
+        method: str,
+        path: str,
+        body: object = None,
+        *,
+        raw: bytes | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> Answer:
+        connection = HTTPConnection(self.host, self.port, timeout=_TIMEOUT_S, source_address=(self.source, 0))
+        said = {"Authorization": f"Bearer {self.token}"} if self.token else {}
+        content = raw if raw is not None else json.dumps(body).encode() if body is not None else None
+        if content is not None:
+            said["Content-Type"] = "application/json"
+        try:
+            connection.request(method, path, content, {**said, **(headers or {})})
+            response = connection.getresponse()
+            return Answer(response.status, dict(response.getheaders()), response.read())
+        finally:
+            connection.close()
+
+    def get(self, path: str) -> Any:
+        answer = self.ask("GET", path)
+        assert answer.status == 200, answer
+        return answer.json
+
+    def post(self, path: str, body: object, *, status: int = 200) -> Any:
+        answer = self.ask("POST", path, body)
+        assert answer.status == status, answer
+        return answer.json
+
+
+def api_of(running: RunningDaemon, token: str = "") -> ApiClient:
+    """Returns a client of a daemon, once it answers."""
+    line = running.await_line(_SAYS)
+    host, _, port = line["message"].removeprefix(_SAYS).partition("://")[2].rpartition(":")
+    return ApiClient(host, int(port), token)
+
+
+def new_token(workspace: Workspace, name: str, role: str, *words: str) -> str:
+    return workspace.ok("token", "create", name, "--role", role, *words).strip()
