@@ -101,6 +101,9 @@ class CApi:
             POINTER(Buffer),
             c_void_p,
         )
+        # Registers an operation library for the whole process; there is no way back.
+        self.load_library = bind(slow, "TF_LoadLibrary", c_void_p, c_char_p, c_void_p)
+
         self.close_session = bind(slow, "TF_CloseSession", None, c_void_p, c_void_p)
         self.delete_session = bind(slow, "TF_DeleteSession", None, c_void_p, c_void_p)
 

@@ -18,6 +18,7 @@ from deployctl.modelserver.interface import Code, StatusError
 from deployctl.modelserver.runner import Runner
 from deployctl.modelserver.signatures import LoadedSignatures, read_signatures
 from deployctl.modelserver.tensors import TensorConverter
+from deployctl.modelserver.text_ops import text_ops
 
 if TYPE_CHECKING:
     from deployctl.modelserver.interface import Tensor
@@ -30,6 +31,8 @@ _IN_CALLERS_THREAD = wire.varint(_INTER_OP_THREAD_POOL << 3) + wire.varint(2**64
 _UNBOUNDED = re.compile(rb"While|NextIteration|Dequeue|Stage|Barrier|Iterator|PyFunc|Dataset")
 _LONGEST_NAME = len("NextIteration")
 _PIECE_BYTES = 1 << 16
+# tensorflow/core/framework/op.cc
+_UNKNOWN_OP = "Op type not registered"
 # Output filters make new combinations of a signature's outputs.
 _MOST_ENDS = 1024
 # tensorflow.ConfigProto
@@ -215,6 +218,17 @@ def _load(
     api: CApi, graph: int, directory: str, options: SessionOptions, *, background: bool
 ) -> tuple[int, LoadedSignatures, bool]:
     """Returns the session, its signatures, and whether the inputs' shapes bound how long a call takes."""
+    try:
+        return _load_once(api, graph, directory, options, background=background)
+    except StatusError as error:
+        if _UNKNOWN_OP not in error.message or not text_ops().register(api):
+            raise
+    return _load_once(api, graph, directory, options, background=background)
+
+
+def _load_once(
+    api: CApi, graph: int, directory: str, options: SessionOptions, *, background: bool
+) -> tuple[int, LoadedSignatures, bool]:
     session_options = api.new_session_options()
     meta_graph = api.new_buffer()
     try:
