@@ -68,6 +68,7 @@ class Board:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._targets: dict[TargetName, TargetHealth] = {}
+        self._queues: dict[str, int] = {}
         self.sequence = 0
         self.lineage_problem = ""
 
@@ -86,3 +87,13 @@ class Board:
         with self._lock:
             found = self._targets[name] = changed(self._targets.get(name, TargetHealth()))
             return found
+
+    def queue(self, inbox: str, length: int) -> None:
+        """Writes down how many complete exports of an inbox wait to be published."""
+        with self._lock:
+            self._queues[inbox] = length
+
+    def queues(self) -> Mapping[str, int]:
+        """Returns how many complete exports wait, of each inbox that was looked into."""
+        with self._lock:
+            return dict(self._queues)

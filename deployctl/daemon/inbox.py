@@ -67,19 +67,21 @@ class Inbox(Duty):
             # From here on no event is missed.
             _log.info("watching %s", settings.path)
             while not work.stopping.is_set():
-                _handle_all(work, ready, handle)
+                _handle_all(work, self.inbox, ready, handle)
                 if not ready:
                     _wait(work, watch, scan.next_at() - clock.monotonic())
                 ready = scan.ready()
 
 
-def _handle_all(work: Work, ready: list[Ready], handle: Handling) -> None:
+def _handle_all(work: Work, inbox: str, ready: list[Ready], handle: Handling) -> None:
     """Handles exports until an end, or until what keeps them from being published keeps all of them."""
     failures = 0
-    for each in ready:
+    for done, each in enumerate(ready):
+        work.board.queue(inbox, len(ready) - done)
         if work.stopping.is_set() or failures >= _FAILURES_IN_A_ROW:
             return
         failures = 0 if handle(each) else failures + 1
+    work.board.queue(inbox, 0)
 
 
 def _wait(work: Work, watch: Watch | None, seconds: float) -> None:

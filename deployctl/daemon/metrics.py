@@ -227,6 +227,8 @@ def _add_health(page: Page, labels: tuple[str, str], health: ModelHealth) -> Non
 
 
 def _add_inboxes(page: Page, work: Work) -> None:
+    for name, length in sorted(work.board.queues().items()):
+        page.add("deployctl_inbox_waiting", length, name)
     for name in work.settings.inboxes:
         directory = work.settings.state_path / "inboxes" / name / "follow"
         page.add("deployctl_inbox_follow_ups", sum(1 for _ in directory.glob("*.json")), name)

@@ -101,6 +101,9 @@ METRICS: Mapping[str, Metric] = {
     "deployctl_operation_duration_seconds": Metric(
         Kind.HISTOGRAM, _OPERATION, "How long operations took that have ended since this daemon leads."
     ),
+    "deployctl_inbox_waiting": Metric(
+        Kind.GAUGE, ("inbox",), "Complete exports that wait to be published; absent before the inbox was looked into."
+    ),
     "deployctl_inbox_follow_ups": Metric(
         Kind.GAUGE, ("inbox",), "Published versions for which promotions or the retention are still to be done."
     ),

@@ -102,8 +102,10 @@ def test_the_page_tells_what_duties_have_found(workspace: Workspace) -> None:
                 degraded_since=degraded,
             ),
         )
+        work.board.queue("exports", 3)
         found = samples(metrics_page(work))
 
+    assert found['deployctl_inbox_waiting{inbox="exports"}'] == 3
     assert found['deployctl_target_starts_total{target="local"}'] == 4
     assert found['deployctl_target_memory_bytes{target="local"}'] == 5000
     assert found['deployctl_target_degraded{target="local"}'] == 1
