@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import signal
 import socket
+import time
 from pathlib import Path
 
 from tests.support.daemon import daemon
-from tests.support.workspace import Workspace
+from tests.support.workspace import HALF_PLUS_THREE, HALF_PLUS_TWO, TARGET, Workspace, ask
+
+PROMOTING = (
+    TARGET + '[daemon]\nstop_timeout_s = "2s"\n[inboxes.exports]\npath = "exports"\n[rules.all]\npromote = ["local"]\n'
+)
 
 
 def test_ends_with_0_when_it_is_told_to(workspace: Workspace) -> None:
@@ -91,3 +98,35 @@ def test_log_lines_are_json_with_the_time_and_the_duty(workspace: Workspace) -> 
         running.stop()
 
     assert set(line) == {"time", "level", "duty", "operation", "message"}
+
+
+def test_a_step_that_takes_too_long_is_parked_and_taken_up_at_the_next_start(tmp_path: Path) -> None:
+    workspace = Workspace.make(tmp_path / "work", targets=PROMOTING)
+    (workspace.root / "exports" / "half").mkdir(parents=True)
+    try:
+        workspace.publish("half", HALF_PLUS_TWO)
+        workspace.ok("up")
+        workspace.ok("promote", "half@1")
+        server = int(workspace.json("status")["targets"][0]["detail"]["pid"])
+        with daemon(workspace) as running:
+            running.await_line("watching exports")
+            os.kill(server, signal.SIGSTOP)
+            try:
+                shutil.copytree(HALF_PLUS_THREE, workspace.root / "exports" / "half" / ".made")
+                (workspace.root / "exports" / "half" / ".made").rename(workspace.root / "exports" / "half" / "made")
+                running.await_line("half@2 waits for local")
+
+                began = time.monotonic()
+                assert running.stop() == 0
+
+                assert time.monotonic() - began < 10
+            finally:
+                os.kill(server, signal.SIGCONT)
+        with daemon(workspace) as running:
+            running.await_line("half@2 serves stable on local")
+            assert running.stop() == 0
+        assert ask(workspace.rest(), "half") == 4.0
+        kinds = [event["kind"] for event in workspace.json("history", "half")["events"]]
+        assert kinds.count("version.published") == 2
+    finally:
+        workspace.down()
