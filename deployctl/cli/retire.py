@@ -71,5 +71,5 @@ def retire(
     if output is Output.TABLE:
         for version, why in done.held.items():
             write(f"{done.model}@{version}  kept: {why}")
-        total = f"{len(done.versions)} versions, {size(done.size_bytes)}" if done.versions else "nothing to retire"
-        write(total)
+        count = f"{len(done.versions)} version{'' if len(done.versions) == 1 else 's'}"
+        write(f"{count}, {size(done.size_bytes)}" if done.versions else "nothing to retire")

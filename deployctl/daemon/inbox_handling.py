@@ -71,14 +71,14 @@ class Handling:
                 self._handle(deployment, found, ready.arrival)
             except DeployctlError as error:
                 if not may_pass(error):
-                    self._refuse(deployment, found, error)
+                    self._refuse(deployment, found, ready.arrival, error)
                     return True
                 pause_s = self._judge.not_now(found, self._clock.monotonic())
                 _log.warning("%s waits, and is tried again in %g s: %s", found.key, pause_s, error)
                 return False
             except Exception as error:  # noqa: BLE001 - one export that meets a bug must not keep the others waiting
                 _log.exception("%s met a bug", found.key)
-                self._refuse(deployment, found, error)
+                self._refuse(deployment, found, ready.arrival, error)
         return True
 
     def _handle(self, deployment: Deployment, found: Found, arrival: Arrival) -> None:
@@ -88,7 +88,7 @@ class Handling:
             return
         rule = rule_for(self._work.settings, found.model)
         follows = bool(rule.promote or rule.keep)
-        began = self._began(found, known) if follows else ""
+        began = self._began(found, arrival, known) if follows else ""
         try:
             published = self._publish(deployment, found)
         except ExportChangedError:
@@ -115,12 +115,12 @@ class Handling:
         with deployment.export(source) as directory:
             return publish(PublishRequest(directory, found.model, provenance, reason=f"inbox {self._inbox}"))
 
-    def _began(self, found: Found, known: Handled | None) -> str:
+    def _began(self, found: Found, arrival: Arrival, known: Handled | None) -> str:
         """Remembers, before anything is published, when that began; what was killed in it began then."""
         if known is not None and known.fingerprint == found.fingerprint and known.began:
             return known.began
         began = format_time(self._clock.now())
-        self._memory.remember(Handled(found.key, found.fingerprint, began), durably=True)
+        self._memory.remember(Handled(found.key, found.fingerprint, began, arrival.value), durably=True)
         return began
 
     def _is_ours(self, deployment: Deployment, published: Published, began: str) -> bool:
@@ -160,7 +160,7 @@ class Handling:
                 return
         self._memory.remember(Handled(found.key, found.fingerprint))
 
-    def _refuse(self, deployment: Deployment, found: Found, error: Exception) -> None:
+    def _refuse(self, deployment: Deployment, found: Found, arrival: Arrival, error: Exception) -> None:
         """Remembers the refusal first, so that whoever goes on with it after a kill says the same."""
         message = str(error) if isinstance(error, DeployctlError) else f"a bug: {type(error).__name__}: {error}"
         refusal = {
@@ -173,7 +173,7 @@ class Handling:
             "at": format_time(self._clock.now()),
             "operation": deployment.context.operation,
         }
-        handled = Handled(found.key, found.fingerprint, refusal=refusal)
+        handled = Handled(found.key, found.fingerprint, arrival=arrival.value, refusal=refusal)
         try:
             self._memory.remember(handled, durably=True)
             self._move_refused(deployment, found, handled)

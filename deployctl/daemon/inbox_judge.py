@@ -55,14 +55,22 @@ class Judge:
         self._most = most
         self._waiting: dict[str, Waiting] = {}
 
-    def ready(self, found: Found, now: float, *, renamed: bool) -> Arrival | None:
-        """Returns how the export became complete, None where it is not known to be."""
+    def ready(self, found: Found, now: float, *, renamed: bool, resumed: Arrival | None = None) -> Arrival | None:
+        """Returns how the export became complete, None where it is not known to be.
+
+        Args:
+            found: the export as it is.
+            now: the time on the clock's monotonic scale.
+            renamed: whether it was renamed into place since the last time.
+            resumed: how it had become complete when its handling was cut off.
+        """
         known = self._waiting.get(found.key)
         if known is None or known.fingerprint != found.fingerprint:
             if known is None and len(self._waiting) >= self._most and not renamed:
                 return None
             # What was renamed and is written to before we look has come in two ways, so it must settle.
-            known = Waiting(found.fingerprint, now, now + self._settle_s, renamed=renamed)
+            settled = 0.0 if resumed else self._settle_s
+            known = Waiting(found.fingerprint, now, now + settled, renamed=renamed or resumed is Arrival.RENAMED)
         elif renamed:
             known = replace(known, renamed=True, problem="", due=now)
         self._waiting[found.key] = known

@@ -31,12 +31,14 @@ class Handled:
     Attributes:
         fingerprint: what it was like.
         began: when its handling began, as in manifests; "" once it is over.
+        arrival: how it had become complete then.
         refusal: why it was refused, where it is to be moved away for that.
     """
 
     key: str
     fingerprint: str
     began: str = ""
+    arrival: str = ""
     refusal: Mapping[str, Any] | None = None
 
     @property

@@ -98,10 +98,12 @@ class Scan:
 
     def _judged(self, found: Found, taken: Taken, entered: frozenset[ModelName]) -> list[Ready]:
         known = self._memory.of(found.key)
-        if known is not None and known.fingerprint == found.fingerprint and known.is_over:
+        as_known = known if known is not None and known.fingerprint == found.fingerprint else None
+        if as_known is not None and as_known.is_over:
             return []
+        resumed = Arrival(as_known.arrival) if as_known is not None else None
         renamed = found.key in taken.renamed or (found.model in entered and self._place.was_renamed(found))
-        arrival = self._judge.ready(found, self._clock.monotonic(), renamed=renamed)
+        arrival = self._judge.ready(found, self._clock.monotonic(), renamed=renamed, resumed=resumed)
         return [Ready(found, arrival)] if arrival else []
 
     def _newly_watched(self, taken: Taken) -> frozenset[ModelName]:

@@ -133,7 +133,6 @@ class Retire:
             reason = "it could not be retired"
             record_version(self.lineage, self.context, manifest, kind=EventKind.VERSION_ADOPTED, reason=reason)
             raise
-        self.context.observer.step("retire", f"{manifest.model}@{manifest.version} is in the trash")
 
     def _holds(self, model: ModelName) -> dict[VersionNumber, str]:
         """Returns the versions that something needs, and what."""
@@ -157,7 +156,9 @@ class Retire:
                 yield from ((version, f"a change of {name} is pending with it") for version in _versions(revision))
         goal = self._goal(name, target, model)
         if goal is not None:
-            yield from ((version, f"a rollback on {name} would go to it") for version in _versions(goal))
+            # What stood by then need not stand by again.
+            versions = set(goal.desired.labels.values()) or _versions(goal)
+            yield from ((version, f"a rollback on {name} would go to it") for version in versions)
 
     def _goal(self, name: TargetName, target: Target | None, model: ModelName) -> Revision | None:
         """Returns the revision that a rollback would return to; of a target of others', the one that served before."""

@@ -81,6 +81,10 @@ class InboxWorkspace:
             for event in self.events(EventKind.VERSION_PUBLISHED)
         ]
 
+    def versions(self, model: str = MODEL) -> list[int]:
+        """The versions in the repository, ascending."""
+        return sorted(int(path.name) for path in (self.root / "models" / model).glob("[0-9]*"))
+
     def refused(self) -> list[str]:
         """The exports that were refused, in order."""
         return [event.content.data["export"] for event in self.events(EventKind.VERSION_REFUSED)]
