@@ -81,7 +81,11 @@ def _comparison(deployment: Deployment, target: TargetName) -> Compare:
         observer = deployment.context.observer
         version = of_version(deployment.repository, deployment.reader, model, number, observer, whole=False)
         golden, made, unasked = _requests(deployment, target, model, version)
-        answered = tuple(_answered(old, model, number, version, (*golden, *made)))
+        by_kind = {
+            kind: tuple(_answered(old, model, number, version, requests))
+            for kind, requests in (("golden", golden), ("random", made))
+        }
+        answered = by_kind["golden"] + by_kind["random"]
         refused = len(golden) + len(made) - len(answered)
         if not answered:
             return Verdict(Outcome.SKIPPED, f"nothing was compared: {_left_out(refused, unasked)}")
@@ -92,7 +96,7 @@ def _comparison(deployment: Deployment, target: TargetName) -> Compare:
         if verdict.outcome is Outcome.FAILED:
             return verdict
         left_out = _left_out(refused, unasked)
-        kinds = f"{len(golden)} golden and {len(made)} random requests"
+        kinds = " and ".join(f"{len(of_kind)} {kind}" for kind, of_kind in by_kind.items() if of_kind) + " requests"
         varying = verdict.evidence["varying"]
         words = f"{kinds} answered; answers vary ({', '.join(varying)})" if varying else f"{kinds} answered alike"
         return replace(verdict, summary=f"{words}; not compared: {left_out}" if left_out else words)

@@ -90,7 +90,13 @@ class Launcher:
         if _ports_differ(old, spec):
             self._engine.rename(old, f"{old.name}-old-{old.id[:6]}")
             self._announce(f"{self._target}: {why}; a new container starts beside the old one")
-            made = self.start_new(spec, config, deadline)
+            try:
+                made = self.start_new(spec, config, deadline)
+            except BaseException:
+                # Not where the new one is left under that name for inspection.
+                with contextlib.suppress(EngineError):
+                    self._engine.rename(old, old.name)
+                raise
             self._end(old)
             return made, 0.0
         tries = "was tried on other ports" if tried else "is tried on other ports first"

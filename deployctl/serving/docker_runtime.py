@@ -236,9 +236,11 @@ class DockerRuntime(NetworkRuntime, ImageRuntime):
     def statuses(self, model: ModelName, *, timeout_s: float) -> tuple[VersionStatus, ...]:
         """Returns every version of `model` that the server has seen; says so where the server has ended meanwhile."""
         try:
-            return super().statuses(model, timeout_s=timeout_s)
+            found = super().statuses(model, timeout_s=timeout_s)
         except ServerUnavailableError as error:
             raise self._death(since=self._watched_since) or error from error
+        self._blamed = False
+        return found
 
     def _write_monitoring_config(self) -> None:
         from deployctl.serving.request_counts import MONITORING_CONFIG

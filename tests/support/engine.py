@@ -117,16 +117,21 @@ def check(image: str) -> None:
     said = _docker("info", "--format", "{{.Driver}} {{.MemoryLimit}}").stdout.split()
     if said[:1] == ["vfs"] or said[1:] != ["true"]:
         raise NoEngineError(f"the engine has the storage driver {said[:1]} and limits no memory, or copies every layer")
-    command = ["--publish", "127.0.0.1::8501", "--memory", "256m", "--init", "--read-only", "--detach", "--rm"]
-    started = _docker("run", *command, "--entrypoint", "/usr/bin/python3", image, "-m", "http.server", "8501")
+    limits = ["--publish", "127.0.0.1::8501", "--memory", "256m", "--init", "--read-only", "--detach", "--rm"]
+    # An engine in another container or on another machine would mount what it has at that path.
+    sees = ["--volume", f"{ROOT / 'tests'}:/tests:ro", "--workdir", "/tests"]
+    server = ["--entrypoint", "/usr/bin/python3", image, "-m", "http.server", "8501"]
+    started = _docker("run", *limits, *sees, *server)
     if started.returncode:
         raise NoEngineError(f"the engine runs no container: {started.stderr.strip()}")
     container = started.stdout.strip()
     try:
         port = int(_docker("port", container, "8501/tcp").stdout.split()[0].rpartition(":")[2])
-        wait_for(lambda: _serves(port), "a published port is not reached")
+        wait_for(
+            lambda: _serves(port), "a published port is not reached, or a directory of this machine is not mounted"
+        )
     except (TimeoutError, ValueError, IndexError) as error:
-        raise NoEngineError(f"the engine publishes no port: {error}") from error
+        raise NoEngineError(f"the engine does not run containers for this machine: {error}") from error
     finally:
         _docker("rm", "--force", container)
 
@@ -160,8 +165,8 @@ def _docker(*words: str) -> subprocess.CompletedProcess[str]:
 def _serves(port: int) -> bool:
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
     try:
-        connection.request("GET", "/")
-        return connection.getresponse().status == 200
+        connection.request("GET", "/support/engine.py")
+        return connection.getresponse().read() == Path(__file__).read_bytes()
     except (OSError, http.client.HTTPException):
         return False
     finally:

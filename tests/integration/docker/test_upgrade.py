@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -68,7 +69,7 @@ def test_an_image_that_answers_alike_takes_the_place_without_a_failed_request(
     document = json.loads(done.stdout)
     assert (planned["outcome"], document["outcome"]) == ("planned", "upgraded")
     assert [(each["version"], each["outcome"]) for each in document["compared"]] == [(1, "passed"), (2, "passed")]
-    assert "3 golden and" in document["compared"][0]["summary"]
+    assert "3 golden requests answered alike" in document["compared"][0]["summary"]
     assert f'set targets.local.image = "{newer}"' in done.stderr
     now = running(serving)
     assert now["image"] == newer
@@ -119,3 +120,18 @@ def test_an_image_that_does_not_start_is_refused_and_the_old_one_serves(
     assert "was not touched and serves" in words
     assert running(serving)["container"] == old["container"]
     assert {each.id for each in docker_engine.containers.list(all=True)} == containers
+
+
+def test_an_image_that_cannot_take_the_place_leaves_the_old_one_serving(serving: Workspace, images: ImageMaker) -> None:
+    newer = images.make()
+    old = running(serving)
+
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        taken = f"targets.local.rest_port={other.getsockname()[1]}"
+        words = serving.fails(5, "--set", taken, "upgrade", "--image", newer)
+
+    assert "could not take the place" in words
+    assert "is in use on the engine's machine" in words
+    assert running(serving)["container"] == old["container"]
+    assert ask(serving.rest(), "half") == 3.0
+    assert [each["kind"] for each in serving.json("history")["events"]].count("target.upgraded") == 0
