@@ -36,6 +36,7 @@ class FileOperationJournal(OperationJournal):
         self._directory = directory
         self._clock = clock
         self._warn = warn
+        self._ended: dict[tuple[Path, tuple[int, int]], OperationRecord] = {}
 
     @contextmanager
     def open(
@@ -62,8 +63,19 @@ class FileOperationJournal(OperationJournal):
 
     def operations(self) -> tuple[OperationRecord, ...]:
         """Returns the operations that are known, newest first."""
-        found = [_read(path) for path in sorted(self._directory.glob("*.json"), reverse=True)]
-        return tuple(record for record in found if record is not None)
+        paths = sorted(self._directory.glob("*.json"), reverse=True)
+        # Of those that have ended, only what was written since is read again: a daemon asks every few seconds.
+        found, ended = [], {}
+        for path in paths:
+            written = _written(path)
+            record = self._ended.get((path, written)) or _read(path)
+            if record is None:
+                continue
+            found.append(record)
+            if record.state not in {OperationState.RUNNING, OperationState.INTERRUPTED}:
+                ended[path, written] = record
+        self._ended = ended
+        return tuple(found)
 
     def operation(self, operation: str) -> OperationRecord:
         """Returns one operation; see OperationJournal."""
@@ -130,6 +142,15 @@ class _FileOperation(RunningOperation):
             if not self._failed:
                 self._warn(f"this operation is not journalled: cannot write {self._path}: {error.strerror}")
             self._failed = True
+
+
+def _written(path: Path) -> tuple[int, int]:
+    """Returns what is another when a file was replaced."""
+    try:
+        found = path.stat()
+    except OSError:
+        return (0, 0)
+    return (found.st_ino, found.st_mtime_ns)
 
 
 def _read(path: Path) -> OperationRecord | None:

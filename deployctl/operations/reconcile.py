@@ -38,6 +38,7 @@ class Found:
         busy: whether an operation holds a lease, so that the rest says nothing.
         stopped: whether somebody has stopped the server, which is to stay so.
         unknown: why nobody can tell how the server is, "" where one can.
+        hangs: whether it runs and does not answer; it may be loading, and only people can tell.
         recorded: whether it has anything to serve.
         interrupted: whether an operation that was cut off has left something.
         missing: versions that should be on this machine and are not.
@@ -48,6 +49,7 @@ class Found:
     busy: bool = False
     stopped: bool = False
     unknown: str = ""
+    hangs: bool = False
     recorded: bool = False
     interrupted: bool = False
     missing: tuple[tuple[ModelName, VersionNumber], ...] = ()
@@ -57,6 +59,11 @@ class Found:
     def is_down(self) -> bool:
         """Whether the server should run and does not answer."""
         return self.condition is not ServerCondition.READY and self.recorded and not self.stopped
+
+    @property
+    def can_start(self) -> bool:
+        """Whether starting the server may help; to wait for one that hangs would keep people from the target."""
+        return self.is_down and not self.unknown and not self.hangs
 
 
 class Reconciliation(StrEnum):
@@ -107,6 +114,8 @@ def look(target: Target, journal: OperationJournal) -> Found:
         condition=state.condition,
         stopped=not ready and target.lineage.running(target.name) is False,
         unknown=state.detail.get("engine", ""),
+        # Told of a process or a container that runs.
+        hangs=not ready and "uptime" in state.detail,
         recorded=any(revision.desired.versions for revision in recorded.values()),
         interrupted=bool(pending) or _interrupted(target, journal),
         missing=tuple(
@@ -158,8 +167,7 @@ class Reconcile:
         """Whether there is anything to do after that look."""
         if found.busy:
             return False
-        down = found.is_down and self.start and not found.unknown
-        return down or found.interrupted or bool(found.missing) or self._differs(found)
+        return (found.can_start and self.start) or found.interrupted or bool(found.missing) or self._differs(found)
 
     def _differs(self, found: Found) -> bool:
         if found.condition is not ServerCondition.READY:
@@ -171,7 +179,7 @@ class Reconcile:
             return Reconciled(Reconciliation.LATER)
         # Whoever holds a lease does what this would do, so that nothing is lost by coming later.
         impatient = replace(self.target, lock_timeout_s=min(self.target.lock_timeout_s, _PATIENCE_S))
-        if found.is_down and self.start and not found.unknown:
+        if found.can_start and self.start:
             bring_up = BringUp(impatient, self.context)
             change = bring_up(timeout_s=self.start_timeout_s, reason=_DOWN_REASON, unless_stopped=True)
             stopped = change.outcome == "stopped"
@@ -287,7 +295,7 @@ def standing(found: Found) -> Reconciled:
     if found.busy:
         return Reconciled(Reconciliation.LATER)
     if found.is_down:
-        words = f"the server is {found.condition.value}"
+        words = "the server runs, but does not answer" if found.hangs else f"the server is {found.condition.value}"
         return Reconciled(Reconciliation.DOWN, trouble=f"{words}: {found.unknown}" if found.unknown else words)
     if found.condition is not ServerCondition.READY:
         return Reconciled(Reconciliation.STOPPED)

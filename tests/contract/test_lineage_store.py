@@ -358,6 +358,14 @@ def test_history_is_the_newest_events_of_a_model_and_a_target(store: LineageStor
     assert sequences(ModelName("absent"), None) == []
 
 
+def test_a_target_runs_from_its_start_until_it_is_stopped(store: LineageStore) -> None:
+    assert store.running(TARGET) is None
+    append(store, target_event(EventKind.TARGET_STARTED))
+    assert store.running(TARGET) is True
+    append(store, target_event(EventKind.TARGET_STOPPED))
+    assert store.running(TARGET) is False
+
+
 def test_events_can_be_left_half_way_and_written_to_while_they_are_read(store: LineageStore) -> None:
     append(store, *(pending(number) for number in range(1, 600)))
 

@@ -106,6 +106,18 @@ def test_a_killed_holder_holds_nothing(local: Path) -> None:
             pass
 
 
+def test_what_a_killed_holder_left_is_cleared_away_and_what_others_hold_is_not(local: Path) -> None:
+    with holder(local) as other, lock_in(local).hold(model=RANKER, purpose="promote ranker", timeout_s=0):
+        assert lock_in(local).clear() == ()
+        other.send_signal(signal.SIGKILL)
+        other.wait(10)
+
+        assert [lease.model for lease in lock_in(local).clear()] == [HALF]
+
+        assert [lease.model for lease in lock_in(local).leases()] == [RANKER]
+        assert lock_in(local).clear() == ()
+
+
 def test_a_stopped_holder_holds_on(local: Path) -> None:
     with holder(local) as other:
         other.send_signal(signal.SIGSTOP)

@@ -149,7 +149,8 @@ class InMemoryServer(ServingRuntime):
     def state(self, *, timeout_s: float) -> ServerState:
         self.fuse.burn("state")
         condition = ServerCondition.READY if self._running else ServerCondition.STOPPED
-        return ServerState(ServerCondition.UNREACHABLE if self.lost else condition, self._endpoints())
+        detail = {"uptime": "1 min"} if self._running else {}
+        return ServerState(ServerCondition.UNREACHABLE if self.lost else condition, self._endpoints(), detail)
 
     def apply(self, config: ServingConfig, *, timeout_s: float) -> None:
         self._call("apply")

@@ -17,7 +17,7 @@ from tests.support.workspace import HALF_PLUS_THREE, HALF_PLUS_TWO, Workspace, a
 
 pytestmark = [pytest.mark.tensorflow, pytest.mark.xdist_group("daemon-health")]
 
-TIMEOUT_S = 60.0
+TIMEOUT_S = 120.0
 TARGET = """
 [targets.local]
 rest_port = 0
@@ -67,8 +67,8 @@ def changes(workspace: Workspace, model: str) -> list[tuple[str, str]]:
 
 
 def let_rounds_pass(workspace: Workspace) -> None:
-    workspace.ok("freeze", "local", "--for", "3s", "-m", "rounds pass")
     sequence = history(workspace)[0]["sequence"]
+    workspace.ok("freeze", "local", "--for", "3s", "-m", "rounds pass")
     until(
         lambda: any(
             event["kind"] == "target.unfrozen" and event["sequence"] > sequence for event in history(workspace)

@@ -21,7 +21,7 @@ from tests.support.workspace import HALF_PLUS_THREE, HALF_PLUS_TWO, Workspace, a
 
 pytestmark = [pytest.mark.tensorflow, pytest.mark.xdist_group("daemon-reconcile")]
 
-TIMEOUT_S = 60.0
+TIMEOUT_S = 120.0
 LOOP_S = 5.0
 
 
@@ -193,7 +193,9 @@ def test_promotions_beside_a_daemon_lose_no_request_and_meet_no_lock(half: Half)
 
     assert clients.failures == []
     assert sum(clients.answers.values()) > 0
-    assert [line["message"] for line in running.lines() if line["level"] in {"error", "warning"}] == []
+    assert [
+        line["message"] for line in running.lines() if "in use" in line["message"] or line["level"] == "error"
+    ] == []
     assert half.events("target.drifted") == []
 
 

@@ -125,6 +125,18 @@ def test_only_the_newest_ended_operations_are_kept(journal: FileOperationJournal
     assert found[0].id == "op-109"
 
 
+def test_what_another_process_writes_is_seen_of_operations_that_had_ended(
+    journal: FileOperationJournal, tmp_path: Path
+) -> None:
+    with journal.open("op-1", PROMOTE, "ada"):
+        assert journal.operations()[0].state is OperationState.RUNNING
+    assert journal.operations()[0].state is OperationState.DONE
+
+    FileOperationJournal(tmp_path / "operations", ManualClock(), print).settle("op-1", by="op-2")
+
+    assert [(each.state, each.settled_by) for each in journal.operations()] == [(OperationState.SETTLED, "op-2")]
+
+
 def test_a_journal_that_cannot_be_written_keeps_nothing_from_running(
     journal: FileOperationJournal, tmp_path: Path, warnings: list[str]
 ) -> None:

@@ -86,6 +86,14 @@ def test_a_server_that_ended_is_only_told_of_where_it_is_not_to_be_started(promo
     assert reconcile(promoted, start=False) == Reconciled(Reconciliation.DOWN, trouble="the server is stopped")
 
 
+def test_a_server_that_runs_and_does_not_answer_is_left_to_people(promoted: World) -> None:
+    promoted.server.lost = True
+
+    assert reconcile(promoted) == Reconciled(Reconciliation.DOWN, trouble="the server runs, but does not answer")
+
+    assert [record.request.verb for record in promoted.context.journal.operations()] == ["promote", "promote", "up"]
+
+
 def test_a_server_that_somebody_stopped_stays_down(promoted: World) -> None:
     promoted.down()
 
