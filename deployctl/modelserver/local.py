@@ -38,15 +38,16 @@ _IMAGES = (".png", ".jpg", ".jpeg", ".gif", ".bmp")
 
 def main() -> None:
     """Answers the request and ends the process at once: freeing a session takes longer than running one."""
-    answer = os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="utf-8")
+    stdout = os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="utf-8")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
-    with answer:
-        json.dump(_answer(json.load(sys.stdin)), answer)
+    with stdout:
+        json.dump(answer(json.load(sys.stdin)), stdout)
     sys.stderr.flush()
     os._exit(0)
 
 
-def _answer(request: dict[str, Any]) -> dict[str, Any]:
+def answer(request: dict[str, Any]) -> dict[str, Any]:
+    """Returns the answer to one request; every error is {"error": …}."""
     try:
         with _directory(Path(request["path"])) as directory:
             session = Session(str(directory), SessionOptions(tags=tuple(request.get("tags") or ("serve",))))

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import fcntl
+import importlib
 import json
 import os
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -23,6 +25,7 @@ from deployctl.savedmodel.source import identify
 from tests.support.models import ROOT, skip_or_fail
 
 _BUILD_SECONDS = 240
+_MODULES = ("deployctl.convert.worker", "deployctl.modelserver.local")
 
 
 @pytest.fixture(scope="session")
@@ -53,19 +56,28 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @dataclass(frozen=True)
 class KeptChild:
-    """The child process of `convert`, answering one request after the other: importing TensorFlow takes seconds."""
+    """The child processes of `convert`, answering one request after the other: loading TensorFlow takes seconds.
 
-    process: subprocess.Popen[str]
+    Attributes:
+        processes: by the module that answers; what TensorFlow's Python made is run without it, in another process.
+    """
+
+    processes: Mapping[str, subprocess.Popen[str]]
 
     def call(self, module: str, request: Mapping[str, Any], *, timeout_s: float) -> dict[str, Any]:
-        """Does what `deployctl.convert.child.call` does; only TensorFlow's part is in the kept process."""
-        if module != "deployctl.convert.worker":
-            return child.call(module, request, timeout_s=timeout_s)
-        assert self.process.stdin is not None
-        assert self.process.stdout is not None
-        self.process.stdin.write(json.dumps(request) + "\n")
-        self.process.stdin.flush()
-        return child.checked(json.loads(self.process.stdout.readline()))
+        """Does what `deployctl.convert.child.call` does, in a kept process, without its limit of time."""
+        del timeout_s
+        process = self.processes[module]
+        assert process.stdin is not None
+        assert process.stdout is not None
+        process.stdin.write(json.dumps(request) + "\n")
+        process.stdin.flush()
+        return child.checked(json.loads(process.stdout.readline()))
+
+    def predicted(self, path: Path, inputs: dict[str, Any], signature: str = "", *, tags: str = "serve") -> Any:
+        """Returns what a SavedModel or frozen graph answers, run without TensorFlow's Python."""
+        request = {"path": str(path), "inputs": inputs, "signature": signature, "tags": tags.split(",")}
+        return self.call("deployctl.modelserver.local", request, timeout_s=60)["outputs"]
 
     def convert(self, destination: Path, *paths: Path, **options: Any) -> Converted:
         """Converts `paths`, each named by its stem; `inputs`, `tags` and the like are for each of them."""
@@ -80,27 +92,36 @@ class KeptChild:
 
 @pytest.fixture(scope="session")
 def kept_child(sources: Path) -> Iterator[KeptChild]:
-    """One TensorFlow process; modules beside the sources can be imported in it."""
+    """One process with TensorFlow's Python, which can import modules beside the sources, and one without."""
+    with ExitStack() as stack:
+        processes = {module: stack.enter_context(_answering(module, sources)) for module in _MODULES}
+        yield KeptChild(processes)
+
+
+@contextmanager
+def _answering(module: str, sources: Path) -> Iterator[subprocess.Popen[str]]:
+    """Gives a process that answers requests to `module`."""
     process = subprocess.Popen(
-        [sys.executable, "-P", "-m", "tests.support.sources"],
+        [sys.executable, "-P", "-m", "tests.support.sources", module],
         cwd=sources,
         env=child.environment() | {"PYTHONPATH": str(ROOT)},
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
     )
-    yield KeptChild(process)
+    yield process
     assert process.stdin is not None
     assert process.stdout is not None
     process.stdin.close()
     process.stdout.close()
+    # Freeing what TensorFlow holds may take long, and is of no use to anybody.
+    process.kill()
     process.wait(30)
 
 
-def main() -> None:
-    """Answers one request of the worker a line until stdin ends."""
-    from deployctl.convert.worker import answer
-
+def main(module: str) -> None:
+    """Answers one request to the module a line until stdin ends."""
+    answer = importlib.import_module(module).answer
     out = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     for line in sys.stdin:
@@ -108,4 +129,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1])

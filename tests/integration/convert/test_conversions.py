@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 
-from deployctl.convert.child import call
 from deployctl.convert.request import Result
 from deployctl.convert.run import Converted
 from deployctl.domain.golden import OWN_GOLDEN_PATH
@@ -29,11 +27,6 @@ def declared(path: Path) -> MetaGraph:
     graph = ProtobufSavedModelReader().read(path).tagged("serve")
     assert graph is not None
     return graph
-
-
-def predicted(path: Path, inputs: dict[str, Any], signature: str = "serving_default", *, tags: str = "serve") -> Any:
-    request = {"path": str(path), "inputs": inputs, "signature": signature, "tags": tags.split(",")}
-    return call("deployctl.modelserver.local", request, timeout_s=60)["outputs"]
 
 
 def largest(converted: Converted) -> float:
@@ -72,7 +65,7 @@ def test_what_was_compared_becomes_golden_requests(kept_child: KeptChild, source
     (line,) = (tmp_path / "out/assets.extra/deployctl/golden.jsonl").read_text().splitlines()
     golden = json.loads(line)
     assert np.shape(golden["inputs"]["vectors"]) == (2, 6, WIDTH)
-    answer = predicted(tmp_path / "out", golden["inputs"])
+    answer = kept_child.predicted(tmp_path / "out", golden["inputs"])
     assert answer == pytest.approx(np.array(golden["outputs"]["contract_scores"]), rel=golden["rtol"])
 
 
@@ -88,7 +81,7 @@ def test_the_same_seed_asks_the_same(kept_child: KeptChild, sources: Path, tmp_p
 def test_a_custom_layer_is_imported_by_name(kept_child: KeptChild, sources: Path, tmp_path: Path) -> None:
     kept_child.convert(tmp_path / "out", sources / "custom.keras", custom=("layers_for_tests:Doubling",))
 
-    assert predicted(tmp_path / "out", {"x": [[1, 2, 3, 4]]}) == [[2, 4, 6, 8]]
+    assert kept_child.predicted(tmp_path / "out", {"x": [[1, 2, 3, 4]]}) == [[2, 4, 6, 8]]
 
 
 @pytest.mark.parametrize("name", ["lambda.h5", "lambda.keras"])
@@ -97,7 +90,7 @@ def test_a_lambda_runs_where_it_is_allowed_by_name(
 ) -> None:
     kept_child.convert(tmp_path / "out", sources / name, allow_lambda=("triple",))
 
-    assert predicted(tmp_path / "out", {"x": [[1, 2, 3, 4]]}) == [[3, 6, 9, 12]]
+    assert kept_child.predicted(tmp_path / "out", {"x": [[1, 2, 3, 4]]}) == [[3, 6, 9, 12]]
 
 
 def test_a_keras_model_that_looks_words_up_carries_its_table(
@@ -115,7 +108,7 @@ def test_pictures_come_as_files_and_the_label_goes_out(kept_child: KeptChild, so
     signature = declared(tmp_path / "out").signatures["serving_default"]
     assert signature.inputs["picture"].dtype == "string"
     golden = json.loads((tmp_path / "out/assets.extra/deployctl/golden.jsonl").read_text())
-    answer = predicted(tmp_path / "out", {"picture": golden["inputs"]["picture"]})
+    answer = kept_child.predicted(tmp_path / "out", {"picture": golden["inputs"]["picture"]})
     best = [("zero", "one", "two")[index] for index in np.argmax(answer["scores"], axis=1)]
     assert answer["scores_label"] == best
 
@@ -137,7 +130,7 @@ def test_the_upstream_checkpoint_is_converted(kept_child: KeptChild, tmp_path: P
     source = UPSTREAM / "bad_half_plus_two" / "00000123" / "export"
     kept_child.convert(tmp_path / "out", source, rename_inputs={"Placeholder": "x"})
 
-    assert predicted(tmp_path / "out", {"x": [[2.0]]}) == [[3.0]]
+    assert kept_child.predicted(tmp_path / "out", {"x": [[2.0]]}) == [[3.0]]
 
 
 @pytest.mark.parametrize("model", ["vocabulary", "several_signatures", "tensorflow_1_text"])
@@ -167,8 +160,8 @@ def test_freezing_keeps_the_methods_of_signatures(kept_child: KeptChild, tmp_pat
 def test_graphs_with_other_inputs_get_a_signature_each(kept_child: KeptChild, sources: Path, tmp_path: Path) -> None:
     kept_child.convert(tmp_path / "out", sources / "a.pb", sources / "other_x.pb", separate=True)
 
-    assert predicted(tmp_path / "out", {"x": [3.0]}, "a") == [7.0]
-    assert predicted(tmp_path / "out", {"x": [[1, 2, 3]]}, "other_x") == [[-1, -2, -3]]
+    assert kept_child.predicted(tmp_path / "out", {"x": [3.0]}, "a") == [7.0]
+    assert kept_child.predicted(tmp_path / "out", {"x": [[1, 2, 3]]}, "other_x") == [[-1, -2, -3]]
 
 
 def test_shared_weights_are_stored_once(kept_child: KeptChild, sources: Path, tmp_path: Path) -> None:
@@ -199,8 +192,8 @@ def test_tokens_are_looked_up_cut_and_filled(
         fed = np.zeros((1, 6, WIDTH), np.float32)
         for place, row in zip(places, rows, strict=False):
             fed[0, place] = row
-        expected = predicted(tmp_path / "plain", {"vectors": fed.tolist()})
-        answer = predicted(tmp_path / "out", {"tokens": [tokens] if tokens else [[""]]})
+        expected = kept_child.predicted(tmp_path / "plain", {"vectors": fed.tolist()})
+        answer = kept_child.predicted(tmp_path / "out", {"tokens": [tokens] if tokens else [[""]]})
         assert {name: pytest.approx(np.array(each), abs=1e-5) for name, each in answer.items()} == expected
     assert [path.name for path in (tmp_path / "out/assets").iterdir()] == ["vocabulary.txt"]
 
@@ -210,8 +203,8 @@ def test_a_model_over_ids_takes_tokens(kept_child: KeptChild, sources: Path, tmp
     kept_child.convert(tmp_path / "out", sources / "ids.keras", vocabulary=str(sources / "vocabulary.txt"))
 
     unknown, padding = len(WORDS), len(WORDS) + 1
-    expected = predicted(tmp_path / "plain", {"ids": [[1, 0, unknown, padding, padding, padding]]})
-    assert predicted(tmp_path / "out", {"ids": [["nurse", "engineer", "nobody"]]}) == expected
+    expected = kept_child.predicted(tmp_path / "plain", {"ids": [[1, 0, unknown, padding, padding, padding]]})
+    assert kept_child.predicted(tmp_path / "out", {"ids": [["nurse", "engineer", "nobody"]]}) == expected
 
 
 def test_parts_of_every_kind_go_into_one_model(
@@ -240,7 +233,7 @@ def test_signatures_are_renamed_merged_and_dropped(
     )
 
     assert set(declared(tmp_path / "out").callable_signatures) == {"serving_default", "move", "both"}
-    answer = predicted(tmp_path / "out", {"x": [[1, 2]], "anything": [3.0, 4.0]}, "both")
+    answer = kept_child.predicted(tmp_path / "out", {"x": [[1, 2]], "anything": [3.0, 4.0]}, "both")
     assert answer == {"y": [[1.0, 4.0]], "norm": 5.0}
 
 
@@ -251,7 +244,7 @@ def test_an_input_that_may_be_left_out_still_may(
     kept_child.convert(tmp_path / "out", before, freeze=True, keeps_signatures=True, rename_inputs={"by": "more"})
 
     assert declared(tmp_path / "out").signatures["shift"].optional_inputs == {"more"}
-    assert predicted(tmp_path / "out", {"x": [[1, 2]]}, "shift") == [[4, 7]]
+    assert kept_child.predicted(tmp_path / "out", {"x": [[1, 2]]}, "shift") == [[4, 7]]
 
 
 def test_models_that_take_another_value_for_what_is_left_out_cannot_share_it(
@@ -274,7 +267,9 @@ def test_a_meta_graph_is_chosen_by_its_tags(kept_child: KeptChild, sources: Path
     kept_child.convert(tmp_path / "out", before, tags=("train",), keeps_signatures=True)
 
     assert sum(declared(tmp_path / "out").ops.values()) < sum(declared(before).ops.values()) / 3
-    assert predicted(tmp_path / "out", {"x": [[0.0] * 160]}) == predicted(before, {"x": [[0.0] * 160]})
+    assert kept_child.predicted(tmp_path / "out", {"x": [[0.0] * 160]}) == kept_child.predicted(
+        before, {"x": [[0.0] * 160]}
+    )
 
 
 def test_several_meta_graphs_are_written_under_their_tags_with_weights_once(
@@ -289,8 +284,6 @@ def test_several_meta_graphs_are_written_under_their_tags_with_weights_once(
         meta_graphs=(("serve",), ("serve", "gpu"), ("train",)),
         keeps_signatures=True,
     )
-    kept_child.convert(tmp_path / "alone", planet)
-    kept_child.convert(tmp_path / "better", better)
     # TensorFlow's own loader.
     again = kept_child.convert(tmp_path / "again", tmp_path / "out", tags=("gpu", "serve"), keeps_signatures=True)
 
@@ -301,9 +294,11 @@ def test_several_meta_graphs_are_written_under_their_tags_with_weights_once(
     assert largest(converted) < 1e-5
     assert largest(again) < 1e-5
     pixels = {"input_image": np.full((1, 128, 128, 3), 0.5).tolist()}
-    found = {tags: predicted(tmp_path / "out", pixels, tags=tags) for tags in ("serve", "gpu,serve", "train")}
-    assert found["serve"] == found["train"] == predicted(tmp_path / "alone", pixels)
-    assert found["gpu,serve"] == predicted(tmp_path / "better", pixels) == predicted(tmp_path / "again", pixels)
+    found = {
+        tags: kept_child.predicted(tmp_path / "out", pixels, tags=tags) for tags in ("serve", "gpu,serve", "train")
+    }
+    assert found["serve"] == found["train"] != found["gpu,serve"]
+    assert found["gpu,serve"] == kept_child.predicted(tmp_path / "again", pixels)
     # The two that are the same model share what they have.
     assert converted.shared_bytes > 0
     assert (tmp_path / "out" / OWN_GOLDEN_PATH).read_text().count("\n") == 1
