@@ -9,7 +9,7 @@ from typing import Any
 from urllib.parse import quote, urlencode
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from deployctl.repository.s3_signing import EMPTY_SHA256, Signer
@@ -36,6 +36,7 @@ def signed_by_the_sdk(
     return str(request.headers["Authorization"])
 
 
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
     key=KEYS,
     prefix=KEYS,
