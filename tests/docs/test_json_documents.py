@@ -61,6 +61,7 @@ COMMANDS: tuple[tuple[str, int], ...] = (
     ("deployctl copy half@1 --to other -o json", 0),
     ("mkdir -p models/half/.deployctl/staging/s-left", 0),
     ("deployctl gc -o json", 0),
+    ("deployctl retire half --keep 1 --dry-run -o json", 0),
     ("cp deployctl.toml models/half/1/assets/foo.txt", 0),
     ("deployctl verify half@1 -o json", 1),
     (f"deployctl inspect {MODELS}/saved_model_half_plus_two_cpu/00000123 -o json", 0),
