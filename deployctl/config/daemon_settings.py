@@ -57,6 +57,11 @@ class DaemonSettings:
         'What is done where a server serves something else than what is recorded: "repair" or "report".',
         default=DriftPolicy.REPAIR,
     )
+    publish_from: tuple[str, ...] = setting(
+        "Directories, relative to the settings file, and `s3://BUCKET/PREFIX` URLs below which exports may be that "
+        "clients of the HTTP API have published by their path. Inboxes always are.",
+        default=(),
+    )
     max_upload: int = setting("Bytes that one uploaded export may have; 0: no bound.", default=0, kind=SIZE)
 
 

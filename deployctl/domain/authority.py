@@ -37,6 +37,8 @@ ROLES: Mapping[str, Role] = {
     "promote": Role.DEPLOYER,
     "rollback": Role.DEPLOYER,
     "resume": Role.DEPLOYER,
+    "freeze": Role.DEPLOYER,
+    "unfreeze": Role.DEPLOYER,
     "abort": Role.DEPLOYER,
     "reconcile": Role.ADMIN,
     "up": Role.ADMIN,

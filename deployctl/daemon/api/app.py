@@ -8,10 +8,15 @@ from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.routing import Route
 
 from deployctl.daemon.api.commands import command_routes
-from deployctl.daemon.api.failures import failure, refusal
+from deployctl.daemon.api.endpoints import endpoint_routes
+from deployctl.daemon.api.events import operation_routes
+from deployctl.daemon.api.failures import failure, json_answer, refusal
 from deployctl.daemon.api.guard import Guard
+from deployctl.daemon.api.jobs import Jobs
+from deployctl.daemon.api.openapi import endpoints, openapi
 from deployctl.daemon.api.probes import probe_routes
 from deployctl.daemon.api.uploads import upload_routes
 from deployctl.errors import DeployctlError
@@ -20,9 +25,20 @@ if TYPE_CHECKING:
     from deployctl.daemon.interface import Work
 
 
-def application(work: Work) -> Guard:
+def application(work: Work, jobs: Jobs) -> Guard:
     """Returns the application that answers for `work`; a route that is added here cannot pass by the guard."""
-    routes = [*probe_routes(work), *command_routes(work), *upload_routes(work)]
+
+    async def describe(_: Request) -> Response:
+        return json_answer(openapi())
+
+    routes = [
+        *probe_routes(work),
+        Route("/v1/openapi.json", describe, methods=["GET"], name="openapi"),
+        *endpoint_routes(work, jobs, endpoints()),
+        *operation_routes(work, jobs),
+        *command_routes(work),
+        *upload_routes(work),
+    ]
     app = Starlette(
         routes=routes,
         exception_handlers={DeployctlError: _tell, HTTPException: _refuse, Exception: _bug},

@@ -16,6 +16,8 @@ from deployctl.errors import PortTakenError, SettingsError
 if TYPE_CHECKING:
     import uvicorn
 
+    from deployctl.daemon.api.jobs import Jobs
+
 _log = logging.getLogger(__name__)
 _HEADER_BYTES = 16 << 10
 _CONNECTIONS = 256
@@ -45,10 +47,13 @@ class _Answering:
     def __init__(self, work: Work, listening: socket.socket) -> None:
         self._work = work
         self._listening = listening
+        self._jobs: Jobs | None = None
 
     def run(self) -> None:
-        """Returns once the server has ended, whoever ended it."""
+        """Returns once the server has ended, whoever ended it, and with it what clients have begun."""
         asyncio.run(self._serve())
+        if self._jobs is not None:
+            self._jobs.finish(self._work.settings.daemon.stop_timeout_s)
 
     async def _serve(self) -> None:
         server = self._server()
@@ -65,13 +70,15 @@ class _Answering:
             import uvicorn
 
             from deployctl.daemon.api.app import application
+            from deployctl.daemon.api.jobs import Jobs
         except ImportError as error:
             words = f'the API needs {error.name}, which is not installed; daemon.listen = "" does without it'
             raise SettingsError(words, hint="pip install 'deployctl[daemon]'") from error
 
         settings = self._work.settings.daemon
+        self._jobs = Jobs(self._work)
         config = uvicorn.Config(
-            application(self._work),
+            application(self._work, self._jobs),
             http="h11",
             loop="asyncio",
             ws="none",
