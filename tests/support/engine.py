@@ -96,10 +96,11 @@ def stop() -> None:
     os.environ["DOCKER_HOST"] = f"unix://{_SOCKET}"
     try:
         number = int(PID_FILE.read_text())
-    except (FileNotFoundError, ValueError):
+        name = Path("/proc", str(number), "comm").read_text(errors="replace").strip()
+    except (FileNotFoundError, ProcessLookupError, ValueError):
         shutil.rmtree(DIRECTORY, ignore_errors=True)
         return
-    if Path("/proc", str(number), "comm").read_text(errors="replace").strip() == "dockerd":
+    if name == "dockerd":
         left = _docker("ps", "--all", "--quiet").stdout.split()
         if left:
             _docker("rm", "--force", *left)
