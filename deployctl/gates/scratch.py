@@ -242,15 +242,26 @@ def own_directory(directory: Path, launch: Launch) -> Iterator[Path]:
     directory.mkdir(parents=True, exist_ok=True)
     root = directory / secrets.token_hex(6)
     lock = root.with_suffix(_LOCK)
-    descriptor = os.open(lock, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+    descriptor = _locked(lock)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
         _clear_abandoned(directory, lock, launch)
         root.mkdir()
         yield root
     finally:
         shutil.rmtree(root, ignore_errors=True)
         lock.unlink(missing_ok=True)
+        os.close(descriptor)
+
+
+def _locked(lock: Path) -> int:
+    """Returns a descriptor of the file `lock`, made and held; closing it lets go."""
+    while True:
+        descriptor = os.open(lock, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        # Between the two, another user may have taken it for abandoned and removed it.
+        with suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(descriptor), lock.stat()):
+                return descriptor
         os.close(descriptor)
 
 
