@@ -86,8 +86,11 @@ class TargetHealthDuty(Duty):
         recorded = target.recorded()
         models: dict[ModelName, ModelHealth] = {}
         if state.condition is ServerCondition.READY:
+            counts = self._counts(target)
             for model, revision in recorded.items():
-                models[model] = self._model(work, silent, target, revision, starts)
+                known = self._traffic.get(model, Traffic()).total
+                counted = known if counts is None else counts.get(model, RequestCounts())
+                models[model] = self._model(work, silent, target, revision, counted, starts)
         self._forget(recorded)
         health = partial(replace, condition=state.condition, models=models, starts=starts, memory_bytes=_memory(state))
         found = work.board.change(self._name, health)
@@ -97,11 +100,13 @@ class TargetHealthDuty(Duty):
             wanted = wanted and not target.lock.leases() and target.lineage.running(self._name) is not False
         self._judge(work, tuple(_problems(found)) if wanted else ())
 
-    def _model(self, work: Work, silent: Deployment, target: Target, revision: Revision, starts: int) -> ModelHealth:
+    def _model(
+        self, work: Work, silent: Deployment, target: Target, revision: Revision, counted: RequestCounts, starts: int
+    ) -> ModelHealth:
         model, now = revision.model, self._clock.monotonic()
         traffic = self._traffic.setdefault(model, Traffic())
         usual, ever = traffic.usual(), traffic.total
-        new = traffic.count(now, self._counts(target, model, ever))
+        new = traffic.count(now, counted)
         is_new = self._begin(work, target, revision, usual if usual.total >= _FEWEST else ever, starts)
         answers = self._probe(work, silent, target, revision, at_once=is_new)
         watch = self._watches.get(model)
@@ -122,12 +127,13 @@ class TargetHealthDuty(Duty):
             probes=answers,
         )
 
-    def _counts(self, target: Target, model: ModelName, before: RequestCounts) -> RequestCounts:
+    def _counts(self, target: Target) -> Mapping[ModelName, RequestCounts] | None:
+        """Returns what the server has counted by model, None where it does not tell."""
         try:
-            return target.runtime.request_counts(model, timeout_s=_CALL_TIMEOUT_S)
+            return target.runtime.request_counts(timeout_s=_CALL_TIMEOUT_S)
         except DependencyError as error:
             self._say(f"does not tell of its requests: {error}")
-            return before
+            return None
 
     def _begin(self, work: Work, target: Target, revision: Revision, before: RequestCounts, starts: int) -> bool:
         """Begins to watch a revision that was promoted lately, or ends it; returns whether it has just begun."""

@@ -45,7 +45,7 @@ class Soak:
         Raises:
             ServerError: the server does not tell.
         """
-        return self.target.runtime.request_counts(model, timeout_s=_TIMEOUT_S)
+        return self.target.runtime.request_counts(timeout_s=_TIMEOUT_S).get(model, RequestCounts())
 
     def __call__(self, promotion: Promotion, before: RequestCounts, soak_s: float) -> None:
         """Returns when the version has served for `soak_s` seconds no worse than what served before it.

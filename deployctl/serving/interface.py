@@ -210,8 +210,8 @@ class ServingRuntime(abc.ABC):
         """
 
     @abc.abstractmethod
-    def request_counts(self, model: ModelName, *, timeout_s: float) -> RequestCounts:
-        """Returns what the server has counted of the requests to `model` since it started.
+    def request_counts(self, *, timeout_s: float) -> Mapping[ModelName, RequestCounts]:
+        """Returns what the server has counted since it started of the requests to each model that was called.
 
         Raises:
             ServerRefusedError: it does not tell: it runs without --monitoring_config_file.

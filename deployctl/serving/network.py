@@ -117,13 +117,13 @@ class NetworkRuntime(ServingRuntime):
         with self._hints():
             return self._service().get_model_status(model, timeout_s=timeout_s)
 
-    def request_counts(self, model: ModelName, *, timeout_s: float) -> RequestCounts:
-        """Returns what the server has counted of the requests to `model` since it started."""
+    def request_counts(self, *, timeout_s: float) -> Mapping[ModelName, RequestCounts]:
+        """Returns what the server has counted of the requests to each model since it started."""
         from deployctl.serving.prediction import get_page
         from deployctl.serving.request_counts import PROMETHEUS_PATH, parse_counts
 
         with self._hints():
-            return parse_counts(get_page(self._endpoints().rest, PROMETHEUS_PATH, timeout_s=timeout_s), model)
+            return parse_counts(get_page(self._endpoints().rest, PROMETHEUS_PATH, timeout_s=timeout_s))
 
     def answering_version(self, spec: ServedSpec, *, timeout_s: float) -> tuple[VersionNumber, Mapping[str, Signature]]:
         """Returns which version answers a call to `spec`, and its signatures as the server tells them."""

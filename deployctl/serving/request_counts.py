@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
+from deployctl.domain.names import ModelName
 from deployctl.errors import ServerError
 from deployctl.serving.interface import RequestCounts
 
@@ -15,30 +17,34 @@ _LABEL = re.compile(r'([A-Za-z_]+)="((?:[^"\\]|\\.)*)"')
 _MICROSECONDS = 1e6
 
 
-def parse_counts(page: str, model: str) -> RequestCounts:
-    """Returns the counts of `model`, which are zero for one that nobody has called.
+def parse_counts(page: str) -> dict[ModelName, RequestCounts]:
+    """Returns the counts of each model that anybody has called.
 
     Raises:
         ServerError: a number on the page is none.
     """
-    total, failed, seconds, timed = 0.0, 0.0, 0.0, 0.0
+    found: dict[ModelName, RequestCounts] = {}
     for line in page.splitlines():
-        found = _LINE.fullmatch(line.strip())
-        if found is None:
+        match = _LINE.fullmatch(line.strip())
+        if match is None:
             continue
-        name, labels, number = found.groups()
+        name, labels, number = match.groups()
         said = dict(_LABEL.findall(labels))
-        if said.get("model_name") != model:
-            continue
         try:
             value = float(number)
         except ValueError as error:
             raise ServerError(f"the model server counts {number!r}, which is no number") from error
-        if name == "request_count":
-            total += value
-            failed += value if said.get("status") != "OK" else 0.0
-        elif name == "request_latency_sum":
-            seconds += value / _MICROSECONDS
-        else:
-            timed += value
-    return RequestCounts(int(total), int(failed), seconds, int(timed))
+        model = ModelName(said.get("model_name", ""))
+        found[model] = _with(found.get(model, RequestCounts()), name, value, failed=said.get("status") != "OK")
+    return found
+
+
+def _with(counts: RequestCounts, name: str, value: float, *, failed: bool) -> RequestCounts:
+    match name:
+        case "request_count":
+            more = int(value)
+            return replace(counts, total=counts.total + more, failed=counts.failed + (more if failed else 0))
+        case "request_latency_sum":
+            return replace(counts, latency_s=counts.latency_s + value / _MICROSECONDS)
+        case _:
+            return replace(counts, timed=counts.timed + int(value))

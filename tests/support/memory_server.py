@@ -189,8 +189,8 @@ class InMemoryServer(ServingRuntime):
             raise NotFoundError(f"Servable not found for request: {spec}")
         return version, self.signatures.get((spec.model, version), {})
 
-    def request_counts(self, model: ModelName, *, timeout_s: float) -> RequestCounts:
-        return self.traffic(self.clock.seconds)
+    def request_counts(self, *, timeout_s: float) -> Mapping[ModelName, RequestCounts]:
+        return {model: self.traffic(self.clock.seconds) for model in self._models}
 
     def predict(self, request: PredictionRequest, *, grpc: bool, timeout_s: float) -> Prediction:
         version, _ = self.answering_version(request.spec, timeout_s=timeout_s)
