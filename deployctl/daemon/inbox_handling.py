@@ -175,6 +175,9 @@ class Handling:
         }
         handled = Handled(found.key, found.fingerprint, arrival=arrival.value, refusal=refusal)
         try:
+            if self._place.look_at(found.model, found.name) != found:
+                self._judge.forget(found.key)  # taken away, or written to, while it was read
+                return
             self._memory.remember(handled, durably=True)
             self._move_refused(deployment, found, handled)
         except DeployctlError as problem:
