@@ -136,7 +136,7 @@ class Authority:
     def check_role(self, role: Role, what: str) -> None:
         """Raises DeniedError where its role is less than `role`, which `what` needs."""
         if not self.role.includes(role):
-            raise DeniedError(f"token {self.name} is a {self.role}, and {what} needs a {role}")
+            raise DeniedError(f"token {self.name} has the role {self.role}, and {what} needs {role}")
 
     def check_target(self, target: str) -> None:
         """Raises DeniedError where it is not for `target`."""
