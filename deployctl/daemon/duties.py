@@ -12,8 +12,10 @@ def duties(settings: Settings) -> Iterator[Duty]:
     """Yields the duties; what one needs is imported when it is yielded."""
     if settings.daemon.listen:
         from deployctl.daemon.api.server import Api
+        from deployctl.daemon.api.upkeep import ClientUpkeep
 
         yield Api()
+        yield ClientUpkeep()
     if settings.notifications:
         from deployctl.daemon.notify import Notifications
 

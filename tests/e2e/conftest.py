@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.remote import client_of
 from tests.support.workspace import Workspace
 
 
@@ -13,6 +14,21 @@ def workspace(tmp_path: Path) -> Iterator[Workspace]:
     """An initialised workspace; nothing runs."""
     workspace = Workspace.make(tmp_path / "work")
     yield workspace
+    workspace.down()
+
+
+@pytest.fixture(scope="module", params=["here", "elsewhere"])
+def served_either_way(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Iterator[Workspace]:
+    """As `served`, with commands that run here, and then with commands that a daemon runs for a client elsewhere."""
+    workspace = Workspace.make(tmp_path_factory.mktemp("served"))
+    if request.param == "here":
+        workspace.ok("up")
+        yield workspace
+        workspace.down()
+        return
+    with client_of(workspace) as client:
+        client.ok("up")
+        yield client
     workspace.down()
 
 

@@ -20,7 +20,8 @@ from tests.support.workspace import (
 pytestmark = [pytest.mark.tensorflow, pytest.mark.xdist_group("e2e-main")]
 
 
-def test_publish_promote_predict_replace_and_roll_back(served: Workspace) -> None:
+def test_publish_promote_predict_replace_and_roll_back(served_either_way: Workspace) -> None:
+    served = served_either_way
     url = served.rest()
     served.publish("half", HALF_PLUS_TWO, HALF_PLUS_THREE)
 
@@ -44,7 +45,8 @@ def test_publish_promote_predict_replace_and_roll_back(served: Workspace) -> Non
     assert events[1]["reason"] == "recall dropped"
 
 
-def test_publish_says_which_version_has_the_bytes(served: Workspace) -> None:
+def test_publish_says_which_version_has_the_bytes(served_either_way: Workspace) -> None:
+    served = served_either_way
     first = served.json("publish", str(HALF_PLUS_TWO), "--model", "bytes", "--metric", "accuracy=0.97", "--tag", "a=b")
     again = served.json("publish", str(HALF_PLUS_TWO), "--model", "bytes")
 
@@ -60,7 +62,8 @@ def test_publish_says_which_version_has_the_bytes(served: Workspace) -> None:
     assert served.json("show", f"bytes@{first['digest'][:20]}")["version"] == 1
 
 
-def test_predicts_alike_by_rest_and_grpc_by_rows_and_columns(served: Workspace) -> None:
+def test_predicts_alike_by_rest_and_grpc_by_rows_and_columns(served_either_way: Workspace) -> None:
+    served = served_either_way
     served.publish("asked", HALF_PLUS_TWO)
     served.ok("promote", "asked@latest")
 
@@ -74,7 +77,8 @@ def test_predicts_alike_by_rest_and_grpc_by_rows_and_columns(served: Workspace) 
     assert piped == '{"predictions": [3.0]}\n'
 
 
-def test_diff_and_show_tell_versions_apart(served: Workspace) -> None:
+def test_diff_and_show_tell_versions_apart(served_either_way: Workspace) -> None:
+    served = served_either_way
     served.publish("differ", HALF_PLUS_TWO, HALF_PLUS_THREE)
 
     document = served.json("diff", "differ@1", "differ@2")
@@ -87,7 +91,8 @@ def test_diff_and_show_tell_versions_apart(served: Workspace) -> None:
     assert served.json("verify", "differ@2")["intact"] is True
 
 
-def test_status_tells_what_serves_where_and_what_a_rollback_would_do(served: Workspace) -> None:
+def test_status_tells_what_serves_where_and_what_a_rollback_would_do(served_either_way: Workspace) -> None:
+    served = served_either_way
     served.publish("told", HALF_PLUS_TWO, HALF_PLUS_THREE)
     served.ok("promote", "told@1")
     served.ok("promote", "told@2", "--label", "canary")
@@ -112,8 +117,9 @@ def test_status_tells_what_serves_where_and_what_a_rollback_would_do(served: Wor
 
 
 def test_an_op_that_tensorflow_does_not_know_leaves_the_old_version_and_tells_the_servers_words(
-    served: Workspace, tmp_path: Path
+    served_either_way: Workspace, tmp_path: Path
 ) -> None:
+    served = served_either_way
     served.publish("odd", HALF_PLUS_TWO, with_unknown_op(tmp_path / "odd"))
     served.ok("promote", "odd@1")
 
@@ -125,7 +131,8 @@ def test_an_op_that_tensorflow_does_not_know_leaves_the_old_version_and_tells_th
     assert served.json("history", "odd", "-n", "1")["events"][0]["kind"] == "revision.failed"
 
 
-def test_truncated_data_that_was_put_there_by_hand_leaves_the_old_version(served: Workspace) -> None:
+def test_truncated_data_that_was_put_there_by_hand_leaves_the_old_version(served_either_way: Workspace) -> None:
+    served = served_either_way
     served.publish("cut", HALF_PLUS_TWO)
     served.ok("promote", "cut@1")
     shutil.copytree(HALF_PLUS_THREE, served.root / "models" / "cut" / "2")
@@ -139,7 +146,8 @@ def test_truncated_data_that_was_put_there_by_hand_leaves_the_old_version(served
     assert "variables" in served.fails(1, "adopt", "cut")
 
 
-def test_a_published_version_that_was_damaged_never_reaches_the_server(served: Workspace) -> None:
+def test_a_published_version_that_was_damaged_never_reaches_the_server(served_either_way: Workspace) -> None:
+    served = served_either_way
     served.publish("rotten", HALF_PLUS_TWO, HALF_PLUS_THREE)
     served.ok("promote", "rotten@1")
     truncate(served.root / "models" / "rotten" / "2")
@@ -152,7 +160,8 @@ def test_a_published_version_that_was_damaged_never_reaches_the_server(served: W
     assert done.returncode == 1
 
 
-def test_the_standing_version_is_not_promoted_twice_and_a_dry_run_does_nothing(served: Workspace) -> None:
+def test_the_standing_version_is_not_promoted_twice_and_a_dry_run_does_nothing(served_either_way: Workspace) -> None:
+    served = served_either_way
     served.publish("plan", HALF_PLUS_TWO, HALF_PLUS_THREE)
     served.ok("promote", "plan@1", "--if-current", "0")
 
@@ -166,9 +175,11 @@ def test_the_standing_version_is_not_promoted_twice_and_a_dry_run_does_nothing(s
     assert served.json("status", "--model", "plan")["targets"][0]["models"][0]["revision"] == 2
 
 
-def test_numbers_by_time_and_exports_named_in_every_way(served: Workspace, tmp_path: Path) -> None:
+def test_numbers_by_time_and_exports_named_in_every_way(served_either_way: Workspace, tmp_path: Path) -> None:
+    served = served_either_way
     export = shutil.copytree(HALF_PLUS_TWO, tmp_path / "named")
-    config = ("--config", str(served.root / "deployctl.toml"))
+    # A client elsewhere has no settings to name.
+    config = () if "DEPLOYCTL_SERVER" in served.environment else ("--config", str(served.root / "deployctl.toml"))
 
     by_dot = served.json(*config, "publish", ".", directory=export)
     by_slash = served.json(*config, "publish", "named/", directory=tmp_path)
@@ -180,7 +191,8 @@ def test_numbers_by_time_and_exports_named_in_every_way(served: Workspace, tmp_p
     assert served.json("publish", str(HALF_PLUS_THREE), "--model", "named")["version"] == by_time["version"] + 1
 
 
-def test_what_others_put_there_is_adopted_and_promoted(served: Workspace) -> None:
+def test_what_others_put_there_is_adopted_and_promoted(served_either_way: Workspace) -> None:
+    served = served_either_way
     shutil.copytree(HALF_PLUS_TWO_TF2, served.root / "models" / "stranger" / "20260101")
 
     assert served.json("adopt", "stranger")["adopted"] == [20260101]
@@ -240,7 +252,8 @@ def test_two_targets_serve_apart_and_one_may_route_by_the_latest_version(tmp_pat
         workspace.down()
 
 
-def test_a_server_that_was_changed_behind_our_back_is_seen_and_put_right(served: Workspace) -> None:
+def test_a_server_that_was_changed_behind_our_back_is_seen_and_put_right(served_either_way: Workspace) -> None:
+    served = served_either_way
     from deployctl.domain.serving import ServingConfig
     from deployctl.serving.model_service import ModelService
 
