@@ -301,6 +301,66 @@ def _flag_default(definition: Field[Any]) -> str:
     )
 
 
+def http_api() -> str:
+    """Returns http-api.md: what the daemon takes over HTTP, from the OpenAPI document that it serves."""
+    from deployctl.daemon.api.openapi import openapi
+
+    parts = [
+        "# HTTP API of the daemon\n",
+        _NOTE,
+        "Every request but those to `/healthz` and `/readyz` carries `Authorization: Bearer TOKEN`;",
+        "[the how-to](../howto/daemon-tokens.md) makes one. The document at `/v1/openapi.json` has the schemas of all",
+        "requests and answers; documents are those of `-o json` (see [JSON documents](json.md)).\n",
+        *_ROUTES_WORDS,
+    ]
+    for path, methods in openapi()["paths"].items():
+        for method, described in methods.items():
+            parts += [f"## `{method.upper()} {path}`\n", f"{described['summary']} Least role: {described['x-role']}.\n"]
+            parts += [*_request_rows(described), ""]
+    return "\n".join(parts).rstrip() + "\n"
+
+
+_ROUTES_WORDS = (
+    "| path | what it tells |",
+    "|---|---|",
+    "| `GET /healthz` | 200: the process answers |",
+    "| `GET /readyz` | 200: database, store and targets answer; 503: not all do. With a token, which and why |",
+    "| `GET /metrics` | metrics for Prometheus; a token for all targets and models |",
+    "",
+    "A POST begins an operation: 202, with its id in `Location` and `Deployctl-Operation`, or with `?wait=SECONDS` the",
+    "outcome. What is begun goes on when the client has gone. An error is one document everywhere,",
+    '`{"error", "hint", "exit_code", "kind", "retryable"}`, with the exit code of the command line:',
+    "",
+    "| status | exit code | meaning |",
+    "|---|---|---|",
+    "| 400 | 2 | the request is wrong |",
+    "| 401 | 1 | there is no token, or it opens nothing |",
+    "| 403 | 1 | the token is not for that |",
+    "| 404 | 9 | not found |",
+    "| 409 | 7 | locked or frozen |",
+    "| 412 | 8 | `if_current` failed |",
+    "| 422 | 1, 3 | failed, or a gate refused; nothing changed |",
+    "| 429 | 2 | too many tokens that open nothing came from this address; `Retry-After` says how long |",
+    "| 500 | 5, 6 | failed; restored, or degraded |",
+    "| 503 | 10 | a server, store or database is unavailable |",
+    "| 504 | 4 | timed out; the outcome is unknown |",
+    "",
+)
+
+
+def _request_rows(described: Mapping[str, Any]) -> Iterator[str]:
+    rows = [(each["name"], each["in"], each["required"], each["description"]) for each in described["parameters"]]
+    if "requestBody" in described:
+        schema = described["requestBody"]["content"]["application/json"]["schema"]
+        for name, each in schema["properties"].items():
+            rows.append((name, "body", name in schema["required"], each["description"]))
+    if rows:
+        yield _row("name", "where", "needed", "meaning")
+        yield "|---|---|---|---|"
+    for name, where, required, words in rows:
+        yield _row(f"`{name}`", where, "yes" if required else "", words)
+
+
 def _row(*cells: str) -> str:
     return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
 
@@ -310,6 +370,7 @@ PAGES: Mapping[str, Callable[[], str]] = {
     "settings.md": settings,
     "errors.md": error_tree,
     "model-server-flags.md": server_flags,
+    "http-api.md": http_api,
 }
 
 

@@ -6,7 +6,7 @@ import hashlib
 import hmac
 import re
 import secrets
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 from deployctl.domain.authority import Authority, Role, Token, is_token_name
@@ -76,7 +76,7 @@ class Tokens:
         event = self.context.event(EventKind.TOKEN_CREATED, reason=reason, data=data)
         with self.lineage.transaction() as transaction:
             transaction.append(event)
-        return CreatedToken(made, secret)
+        return CreatedToken(replace(made, created_at=event.at), secret)
 
     def revoke(self, name: str, *, reason: str = "") -> tuple[Token, ...]:
         """Lets the tokens with this name or id open nothing from now on, and returns them.

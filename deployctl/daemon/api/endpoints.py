@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from deployctl.domain.authority import Authority
 
 WAIT = Field("wait", Kind.INTEGER, "seconds to wait for the outcome, 0 to 600", most=600)
-_MAX_KEY = 128
+_KEY = re.compile(r"[A-Za-z0-9._-]{0,128}", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,8 +111,8 @@ async def _begin(work: Work, jobs: Jobs, endpoint: Endpoint, request: Request) -
     values = _values(endpoint, request, raw)
     check_seen(authority, (*endpoint.in_path, *endpoint.in_body), values)
     key = request.headers.get("idempotency-key", "")
-    if len(key) > _MAX_KEY:
-        raise UsageError(f"the Idempotency-Key has {len(key)} letters, more than {_MAX_KEY}")
+    if not _KEY.fullmatch(key):
+        raise UsageError("the Idempotency-Key is not 1 to 128 letters, digits, '.', '_' or '-'")
     job = await run_in_threadpool(_job, jobs, endpoint, authority, values, key)
     ended = await run_in_threadpool(jobs.wait, job, values.get("wait", 0))
     if ended or not job.operation:

@@ -20,7 +20,7 @@ from deployctl.daemon.api.jobs import Job, Jobs
 from deployctl.documents.operations import operation_document
 from deployctl.documents.text import as_text
 from deployctl.domain.operation import OperationRecord, OperationState
-from deployctl.errors import OperationNotFoundError
+from deployctl.errors import OperationNotFoundError, UsageError
 from deployctl.lineage.guarded import GuardedJournal
 
 if TYPE_CHECKING:
@@ -44,10 +44,13 @@ def operation_routes(work: Work, jobs: Jobs) -> Iterator[Route]:
 
     async def stream(request: Request) -> Response:
         found = _Watched(work, jobs, request.state.authority, request.path_params["operation"])
+        said = request.headers.get("last-event-id", "")
+        last = _LAST.fullmatch(said)
+        if said and last is None:
+            raise UsageError(f"the Last-Event-ID {said[:80]!r} is none of ours")
         await run_in_threadpool(found.look)
         if not free.acquire(blocking=False):
             return refusal(503, f"{_STREAMS} streams of events are open already", headers={"Retry-After": "10"})
-        last = _LAST.fullmatch(request.headers.get("last-event-id", ""))
         events = _events(work, found, int(last[1]) if last else 0, int(last[2]) if last else 0)
 
         async def counted() -> AsyncIterator[str]:

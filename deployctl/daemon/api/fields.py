@@ -172,9 +172,7 @@ def read_body(raw: bytes, fields: Sequence[Field]) -> dict[str, Any]:
         raise UsageError(f"the body is not JSON: {error}") from error
     if not isinstance(document, dict):
         raise UsageError("the body is no JSON object")
-    # What is null was not said.
-    said = {name: value for name, value in document.items() if value is not None}
-    return _values({field.name: field for field in fields}, said, Field.read, document)
+    return _values({field.name: field for field in fields}, document, Field.read)
 
 
 def read_texts(texts: Sequence[tuple[str, str]], fields: Sequence[Field]) -> dict[str, Any]:
@@ -184,7 +182,7 @@ def read_texts(texts: Sequence[tuple[str, str]], fields: Sequence[Field]) -> dic
         UsageError: it lacks a field, or holds others, or one twice.
     """
     said = _without_repeats(texts)
-    return _values({field.name: field for field in fields}, said, Field.from_text, said)
+    return _values({field.name: field for field in fields}, said, Field.from_text)
 
 
 def check_seen(authority: Authority, fields: Sequence[Field], values: Mapping[str, Any]) -> None:
@@ -205,9 +203,8 @@ def _values(
     fields: Mapping[str, Field],
     said: Mapping[str, Any],
     read: Callable[[Field, Any], Any],
-    document: Mapping[str, Any],
 ) -> dict[str, Any]:
-    unknown = [name for name in document if name not in fields]
+    unknown = [name for name in said if name not in fields]
     if unknown:
         known = ", ".join(fields) or "none"
         raise UsageError(f"there is no {unknown[0][:80]!r} here, but: {known}")

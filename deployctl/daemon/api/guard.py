@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.exceptions import HTTPException
 
 from deployctl.daemon.api.failures import failure, refusal
 from deployctl.domain.authority import Authority
@@ -28,6 +29,7 @@ OPEN = frozenset({"/healthz", "/readyz"})
 MAX_BODY = 1 << 20
 MAX_HEADERS = 16 << 10
 BODY_TIMEOUT_S = 15.0
+_TOO_LARGE = f"the body is larger than {MAX_BODY} bytes"
 _FILES = "/v1/uploads/"
 _MAX_FAILURES, _WINDOW_S, _MAX_ADDRESSES = 20, 60.0, 4096
 _SCHEME = "bearer "
@@ -71,11 +73,7 @@ class _HeadersTooLargeError(Exception):
 
 
 class _TooLargeError(Exception):
-    """A body that said nothing of its length, or lied, is larger than it may be."""
-
-
-class _TooSlowError(Exception):
-    """The next piece of a body did not come in time."""
+    """A body says that it is larger than it may be."""
 
 
 class Guard:
@@ -91,12 +89,9 @@ class Guard:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        started = False
 
         async def hardened(message: Message) -> None:
-            nonlocal started
             if message["type"] == "http.response.start":
-                started = True
                 MutableHeaders(scope=message).update(_HEADERS)
             await send(message)
 
@@ -110,12 +105,7 @@ class Guard:
         except _HeadersTooLargeError:
             await refusal(431, f"the headers are larger than {MAX_HEADERS} bytes")(scope, receive, hardened)
         except _TooLargeError:
-            if not started:
-                await refusal(413, f"the body is larger than {MAX_BODY} bytes")(scope, receive, hardened)
-        except _TooSlowError:
-            if not started:
-                words = f"the body did not come within {BODY_TIMEOUT_S:g} s"
-                await refusal(408, words, headers={"Connection": "close"})(scope, receive, hardened)
+            await refusal(413, _TOO_LARGE)(scope, receive, hardened)
 
     async def _admit(self, scope: Scope) -> None:
         headers = Headers(scope=scope)
@@ -160,11 +150,12 @@ class Guard:
             try:
                 message = await asyncio.wait_for(receive(), BODY_TIMEOUT_S)
             except TimeoutError as error:
-                raise _TooSlowError from error
+                words = f"the body did not come within {BODY_TIMEOUT_S:g} s"
+                raise HTTPException(408, words, {"Connection": "close"}) from error
             taken += len(message.get("body", b""))
             whole = not message.get("more_body", False)
             if limited and taken > MAX_BODY:
-                raise _TooLargeError
+                raise HTTPException(413, _TOO_LARGE)
             return message
 
         return bounded

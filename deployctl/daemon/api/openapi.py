@@ -44,7 +44,9 @@ def openapi() -> dict[str, Any]:
     paths["/v1/operations/{operation}"] = {"get": _of_operation("getOperation", "An operation and its phases.")}
     events = _of_operation("streamOperation", "An operation's phases, steps and warnings as they come, then its end.")
     events["responses"]["200"] = {"description": "Events.", "content": {"text/event-stream": {"schema": schemas.TEXT}}}
-    events["parameters"].append(_header("Last-Event-ID", "The id of the last event that was heard.", 64))
+    events["parameters"].append(
+        _header("Last-Event-ID", "The id of the last event that was heard.", r"^(\d{1,6}\.\d{1,9})?$")
+    )
     paths["/v1/operations/{operation}/events"] = {"get": events}
     return {
         "openapi": "3.1.0",
@@ -75,7 +77,9 @@ def _operation(endpoint: Endpoint) -> dict[str, Any]:
         "responses": {"200": _answer("Done.", schema), **dict(_failures(changes_something=endpoint.changes))},
     }
     if endpoint.changes:
-        found["parameters"].append(_header("Idempotency-Key", "The same key begins nothing twice.", 128))
+        found["parameters"].append(
+            _header("Idempotency-Key", "The same key begins nothing twice.", "^[A-Za-z0-9._-]{0,128}$")
+        )
         found["responses"]["202"] = _answer("Begun.", {"$ref": "#/components/schemas/Operation"})
         found["requestBody"] = {
             "required": any(field.required for field in endpoint.in_body),
@@ -120,8 +124,8 @@ def _parameter(place: str, field: Field) -> dict[str, Any]:
     }
 
 
-def _header(name: str, words: str, most: int) -> dict[str, Any]:
-    schema = {"type": "string", "maxLength": most, "pattern": "^[A-Za-z0-9._-]*$"}
+def _header(name: str, words: str, pattern: str) -> dict[str, Any]:
+    schema = {"type": "string", "pattern": pattern}
     return {"name": name, "in": "header", "required": False, "description": words, "schema": schema}
 
 
