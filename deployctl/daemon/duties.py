@@ -30,9 +30,11 @@ def duties(settings: Settings) -> Iterator[Duty]:
         yield Inbox(inbox, follow)
         yield Following(inbox, follow)
     if settings.targets:
+        from deployctl.daemon.health import TargetHealthDuty
         from deployctl.daemon.reconcile import TargetReconciliation, Upkeep
         from deployctl.system import SystemClock
 
         yield Upkeep(SystemClock())
         for target in settings.targets:
             yield TargetReconciliation(target, SystemClock())
+            yield TargetHealthDuty(target, SystemClock())
