@@ -23,8 +23,8 @@ def duties(settings: Settings) -> Iterator[Duty]:
     for inbox in settings.inboxes:
         from threading import Event
 
-        from deployctl.daemon.inbox import Inbox
-        from deployctl.daemon.inbox_follow import Following
+        from deployctl.daemon.inbox.follow import Following
+        from deployctl.daemon.inbox.watching import Inbox
 
         follow = Event()
         yield Inbox(inbox, follow)

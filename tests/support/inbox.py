@@ -16,8 +16,8 @@ from typing import Any
 from deployctl.bootstrap import opened
 from deployctl.config.load import load
 from deployctl.daemon.crew import Crew
-from deployctl.daemon.inbox import Inbox
-from deployctl.daemon.inbox_follow import Following
+from deployctl.daemon.inbox.follow import Following
+from deployctl.daemon.inbox.watching import Inbox
 from deployctl.daemon.interface import Work
 from deployctl.domain.clock import Observer
 from deployctl.domain.event import Event, EventKind

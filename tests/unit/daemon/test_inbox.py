@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from deployctl.daemon.inbox_judge import Arrival, Judge
-from deployctl.daemon.inbox_place import Found
+from deployctl.daemon.inbox.judge import Arrival, Judge
+from deployctl.daemon.inbox.place import Found
 from deployctl.domain.event import EventKind
 from deployctl.domain.names import ModelName
 from tests.support.inbox import MODEL, inbox_workspace, made_export, until

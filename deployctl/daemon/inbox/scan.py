@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from deployctl.daemon.inbox_hints import Taken, Watch
-from deployctl.daemon.inbox_judge import Arrival, Judge
-from deployctl.daemon.inbox_memory import Memory
-from deployctl.daemon.inbox_place import Found, Place
+from deployctl.daemon.inbox.hints import Taken, Watch
+from deployctl.daemon.inbox.judge import Arrival, Judge
+from deployctl.daemon.inbox.memory import Memory
+from deployctl.daemon.inbox.place import Found, Place
 from deployctl.domain.clock import Clock
 from deployctl.domain.names import ModelName
 

@@ -12,7 +12,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from deployctl.daemon.inbox_place import Found, Place, marker_beside, may_be_export, provenance_names
+from deployctl.daemon.inbox.place import Found, Place, marker_beside, may_be_export, provenance_names
 from deployctl.domain.names import ModelName, parse_model_name
 from deployctl.errors import InvalidNameError
 from deployctl.repository.archive import archive_name

@@ -10,12 +10,12 @@ from threading import Event
 
 from deployctl.config.daemon_settings import InboxSettings
 from deployctl.config.settings import Settings
-from deployctl.daemon.inbox_handling import Handling
-from deployctl.daemon.inbox_hints import Watch, watching
-from deployctl.daemon.inbox_judge import Judge
-from deployctl.daemon.inbox_memory import FollowUps, Memory
-from deployctl.daemon.inbox_place import Place
-from deployctl.daemon.inbox_scan import Ready, Scan
+from deployctl.daemon.inbox.handling import Handling
+from deployctl.daemon.inbox.hints import Watch, watching
+from deployctl.daemon.inbox.judge import Judge
+from deployctl.daemon.inbox.memory import FollowUps, Memory
+from deployctl.daemon.inbox.place import Place
+from deployctl.daemon.inbox.scan import Ready, Scan
 from deployctl.daemon.interface import Duty, Work
 from deployctl.repository.durable import storage_errors
 from deployctl.repository.opening import scheme_of
@@ -98,10 +98,10 @@ def _opened(work: Work, settings: InboxSettings, stack: ExitStack) -> tuple[Plac
     """Returns the place of an inbox, and what watches it where something can."""
     done, failed = settings.done_path or f"{settings.path}.done", settings.failed_path or f"{settings.path}.failed"
     if scheme_of(settings.path):
-        from deployctl.daemon.inbox_s3 import open_place
+        from deployctl.daemon.inbox.s3 import open_place
 
         return open_place(work, settings, done=done, failed=failed), None
-    from deployctl.daemon.inbox_directory import DirectoryPlace
+    from deployctl.daemon.inbox.directory import DirectoryPlace
 
     root = work.settings.root
     place = DirectoryPlace(root / settings.path, settings.marker, done=root / done, failed=root / failed)

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from itertools import groupby
 from typing import TYPE_CHECKING
 
-from deployctl.daemon.inbox_place import Found, Place, marker_beside, may_be_export, provenance_names
+from deployctl.daemon.inbox.place import Found, Place, marker_beside, may_be_export, provenance_names
 from deployctl.domain.names import ModelName, parse_model_name
 from deployctl.errors import InvalidNameError
 from deployctl.repository.opening import Opening

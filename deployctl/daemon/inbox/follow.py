@@ -10,9 +10,9 @@ import logging
 from dataclasses import dataclass, field, replace
 from threading import Event
 
-from deployctl.daemon.inbox import inbox_directory
-from deployctl.daemon.inbox_handling import may_pass
-from deployctl.daemon.inbox_memory import FollowUp, FollowUps
+from deployctl.daemon.inbox.handling import may_pass
+from deployctl.daemon.inbox.memory import FollowUp, FollowUps
+from deployctl.daemon.inbox.watching import inbox_directory
 from deployctl.daemon.interface import Duty, Work
 from deployctl.domain.manifest import format_time
 from deployctl.domain.names import CANARY, STABLE, TargetName

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING
 
 from deployctl.config.daemon_settings import Afterwards, RuleSettings
 from deployctl.config.settings import Settings
-from deployctl.daemon.inbox_judge import Arrival, Judge
-from deployctl.daemon.inbox_memory import FollowUp, FollowUps, Handled, Memory
-from deployctl.daemon.inbox_place import Found, Place, report_files
-from deployctl.daemon.inbox_scan import Ready
+from deployctl.daemon.inbox.judge import Arrival, Judge
+from deployctl.daemon.inbox.memory import FollowUp, FollowUps, Handled, Memory
+from deployctl.daemon.inbox.place import Found, Place, report_files
+from deployctl.daemon.inbox.scan import Ready
 from deployctl.daemon.interface import Work
 from deployctl.domain.event import EventKind
 from deployctl.domain.manifest import Provenance, format_time

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
-from deployctl.daemon.inbox_place import Found
+from deployctl.daemon.inbox.place import Found
 
 
 class Arrival(StrEnum):
