@@ -21,6 +21,8 @@ from bench.project import CHECKOUT, HALF_PLUS_THREE, HALF_PLUS_TWO, Project, dep
 from bench.rollback import Client
 
 _ROLLBACKS = 10
+# A client that calls without pause would share the two processors that the engine's proxy and the command need.
+_PAUSE_S = 0.01
 _RESTARTS = 3
 _IMAGE = "deployctl/model-server:latest"
 _BUILD_S = 900
@@ -32,7 +34,7 @@ def run() -> list[Measurement]:
     image = _image()
     with scratch_directory() as directory, _serving(directory, image) as project:
         url = json.loads(project.output("status", "-o", "json"))["targets"][0]["endpoints"]["rest"]
-        client = Client(url)
+        client = Client(url, pause_s=_PAUSE_S)
         client.start()
         try:
             took = []

@@ -18,10 +18,14 @@ _ROLLBACKS = 10
 
 
 class Client(threading.Thread):
-    """Calls the label `stable` over and over; 2.0 gives 3.0 or 4.0, and all else is a failure."""
+    """Calls the label `stable` over and over; 2.0 gives 3.0 or 4.0, and all else is a failure.
 
-    def __init__(self, endpoint: str) -> None:
+    Without a pause between calls it keeps a processor busy.
+    """
+
+    def __init__(self, endpoint: str, *, pause_s: float = 0.0) -> None:
         super().__init__(name="client", daemon=True)
+        self._pause_s = pause_s
         self._address = urlsplit(endpoint)
         self._ending = threading.Event()
         self.requests = 0
@@ -29,7 +33,7 @@ class Client(threading.Thread):
 
     def run(self) -> None:
         connection = self._connect()
-        while not self._ending.is_set():
+        while not self._ending.wait(self._pause_s):
             self.requests += 1
             try:
                 answer = self._ask(connection)
