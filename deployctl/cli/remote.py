@@ -162,6 +162,7 @@ class _Listener:
         self._heard_at = time.monotonic()
         self._operation = ""
         self._interrupts = 0
+        self._untold = False
         self._unread = False
         self._code: int | None = None
 
@@ -201,6 +202,8 @@ class _Listener:
                     self._take(json.loads(line))
                 if self._code is not None:
                     return
+                if self._untold:
+                    self._tell_of_interrupt()
         raise ConnectionLostError("the answer ended early")
 
     def _take(self, frame: dict[str, Any]) -> None:
@@ -245,8 +248,13 @@ class _Listener:
 
     def _tell_of_interrupt(self) -> None:
         name = sha256(self._key.encode()).hexdigest()[:32]
-        with suppress(DeployctlError, ConnectionLostError):
+        try:
             self._api.ask("DELETE", f"/v1/commands/{name}", timeout_s=10.0)
+        except (DeployctlError, ConnectionLostError):
+            # The daemon is away, or has not heard of the command yet: told again with the next that comes from there.
+            self._untold = True
+        else:
+            self._untold = False
 
     def _give_up_in_time(self, error: Exception) -> None:
         if time.monotonic() - self._heard_at > _RECONNECT_S:

@@ -47,9 +47,9 @@ def main() -> None:
     command = os.fork()
     if command == 0:
         _become(request, *(each[1] for each in streams.values()))
-        from deployctl.cli import app
+        from deployctl.cli.__main__ import main as run
 
-        app.main()
+        run()
         return
     for _, ours in streams.values():
         os.close(ours)

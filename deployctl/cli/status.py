@@ -50,6 +50,8 @@ def status(
         found = _look(deployment, target, model, verify=verify)
         _show(found, output, deployment.context.clock.now())
         while watch:
+            # Whoever reads it from a pipe wants it now as well.
+            sys.stdout.flush()
             deployment.context.clock.pause(_WATCH_S)
             found = _look(deployment, target, model, verify=verify)
             if sys.stdout.isatty():
