@@ -30,13 +30,13 @@ _MODEL = "half"
 def run() -> list[Measurement]:
     """Measures what the daemon does, beside what its user would do without it."""
     with scratch_project() as project, scratch_project() as other:
-        with (project.directory / "deployctl.toml").open("a") as settings:
-            settings.write(_SETTINGS)
-        (project.directory / "exports" / _MODEL).mkdir(parents=True)
+        for each in (project, other):
+            with (each.directory / "deployctl.toml").open("a") as settings:
+                settings.write(_SETTINGS)
+            (each.directory / "exports" / _MODEL).mkdir(parents=True)
+        resting = list(_at_rest(other))
         with _daemon(project):
-            one = _dropped(project)
-            queued = _queued(project, other)
-        return [one, queued, *_at_rest(project)]
+            return [_dropped(project), _queued(project, other), *resting]
 
 
 def _dropped(project: Project) -> Measurement:
@@ -64,6 +64,7 @@ def _queued(project: Project, other: Project) -> Measurement:
 
 def _at_rest(project: Project) -> Iterator[Measurement]:
     """A daemon with an inbox and a server to look after, and nothing that happens."""
+    project.run("publish", str(HALF_PLUS_TWO), "--model", _MODEL)
     project.run("up")
     project.run("promote", f"{_MODEL}@1")
     pause = threading.Event()

@@ -14,9 +14,8 @@ from deployctl.daemon.interface import Duty, Work
 from deployctl.errors import PortTakenError, SettingsError
 
 if TYPE_CHECKING:
-    import uvicorn
-
     from deployctl.daemon.api.jobs import Jobs
+    from deployctl.daemon.api.listener import Listener
 
 _log = logging.getLogger(__name__)
 _HEADER_BYTES = 16 << 10
@@ -24,7 +23,6 @@ _CONNECTIONS = 256
 _KEEP_ALIVE_S = 15
 # How long answers in progress, and streams, may take to end.
 _GRACE_S = 3
-_LOOK_S = 0.2
 
 
 class Api(Duty):
@@ -57,20 +55,16 @@ class _Answering:
 
     async def _serve(self) -> None:
         server = self._server()
-        serving = asyncio.create_task(server.serve(sockets=[self._listening]))
         _log.info("answering at %s", self._url())
-        # uvicorn looks up ten times a second as well; it has no other way to be told from another thread.
-        while not (self._work.stopping.is_set() or serving.done()):
-            await asyncio.wait({serving}, timeout=_LOOK_S)
-        server.should_exit = True
-        await serving
+        await server.serve(sockets=[self._listening])
 
-    def _server(self) -> uvicorn.Server:
+    def _server(self) -> Listener:
         try:
             import uvicorn
 
             from deployctl.daemon.api.app import application
             from deployctl.daemon.api.jobs import Jobs
+            from deployctl.daemon.api.listener import Listener
         except ImportError as error:
             words = f'the API needs {error.name}, which is not installed; daemon.listen = "" does without it'
             raise SettingsError(words, hint="pip install 'deployctl[daemon]'") from error
@@ -101,7 +95,7 @@ class _Answering:
             raise SettingsError(
                 f"daemon.tls_cert_file cannot be used: {error}", hint="deployctl config show"
             ) from error
-        return uvicorn.Server(config)
+        return Listener(config, self._work.stopping)
 
     def _url(self) -> str:
         scheme = "https" if self._work.settings.daemon.tls_cert_file else "http"
