@@ -39,9 +39,10 @@ check: setup  ## Format, lint, types, architecture, generated files.
 	$(BIN)/python -m deployctl.protos.generate --check
 	$(BIN)/python -m docs.generate --check
 
-soak: setup  ## Operations for a minute on four models, 500 changes under load, long random sequences.
+soak: setup  ## Operations for a minute on four models, 500 changes under load, long random sequences, a daemon.
 	DEPLOYCTL_SOAK_S=60 DEPLOYCTL_SOAK_CHANGES=500 DEPLOYCTL_SOAK_STEPS=40 DEPLOYCTL_SOAK_EXAMPLES=20 \
 	$(BIN)/python -m pytest --timeout 3600 tests/e2e/test_faults.py tests/e2e/test_operations.py tests/e2e/test_phases.py
+	$(MAKE) soak-daemon
 
 soak-daemon: setup  ## A daemon at work for half an hour, with an export every second and dying servers.
 	DEPLOYCTL_DAEMON_SOAK_S=1800 $(BIN)/python -m pytest --timeout 7200 tests/e2e/daemon/test_soak.py
