@@ -17,7 +17,7 @@ from statistics import median
 from threading import Event
 
 from bench.measurement import Measurement, UnavailableError, seconds
-from bench.project import CHECKOUT, HALF_PLUS_THREE, HALF_PLUS_TWO, Project, deployctl, environment, scratch_directory
+from bench.project import CHECKOUT, HALF_PLUS_THREE, HALF_PLUS_TWO, Project, scratch_directory
 from bench.rollback import Client
 
 _ROLLBACKS = 10
@@ -102,14 +102,7 @@ def _serving(directory: Path, image: str) -> Iterator[Project]:
         project.run("promote", "half@1")
         yield project
     finally:
-        subprocess.run(
-            deployctl("down"),
-            cwd=directory,
-            env={**os.environ, **environment()},
-            capture_output=True,
-            check=False,
-            timeout=120,
-        )
+        project.stop()
 
 
 def _free_ports() -> tuple[int, int]:

@@ -66,6 +66,17 @@ class Project:
             timeout=120,
         ).stdout
 
+    def stop(self) -> None:
+        """Stops the server, if it runs."""
+        subprocess.run(
+            deployctl("down"),
+            cwd=self.directory,
+            env={**os.environ, **environment()},
+            capture_output=True,
+            check=False,
+            timeout=120,
+        )
+
 
 @contextmanager
 def scratch_project() -> Iterator[Project]:
@@ -83,14 +94,7 @@ def scratch_project() -> Iterator[Project]:
         try:
             yield project
         finally:
-            subprocess.run(
-                deployctl("down"),
-                cwd=directory,
-                env={**os.environ, **environment()},
-                capture_output=True,
-                check=False,
-                timeout=120,
-            )
+            project.stop()
 
 
 @contextmanager

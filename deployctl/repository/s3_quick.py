@@ -39,7 +39,8 @@ class QuickRequests:
         self._is_virtual = url.path == "/-"
         host = url.netloc.rpartition("@")[2].removesuffix({"http": ":80", "https": ":443"}[url.scheme])
         self._signer = Signer(credentials, client.meta.region_name, host)
-        self._wire = Wire(client._endpoint.http_session, f"{url.scheme}://{url.netloc}", timeout_s, check_deadline)
+        session = getattr(getattr(client, "_endpoint", None), "http_session", None)
+        self._wire = Wire(session, f"{url.scheme}://{url.netloc}", timeout_s, check_deadline)
         self._works = self._wire.works()
 
     def get(self, key: str, headers: Mapping[str, str], query: Mapping[str, str] | None = None) -> bytes | None:

@@ -17,6 +17,9 @@ from typing import Any
 _PIECE = 1 << 18
 _LONGEST_HEAD = 1 << 16
 
+# What of the SDK's session is used here and promised by nobody.
+_PRIVATE = ("_proxy_config", "_get_connection_manager", "_setup_ssl_cert", "_verify")
+
 
 @dataclass(frozen=True, slots=True)
 class Answer:
@@ -50,7 +53,12 @@ class Wire:
         weakref.finalize(self, _close_all, self._idle)
 
     def works(self) -> bool:
-        """Whether requests can go this way: not through a proxy, which the SDK speaks to in its own way."""
+        """Whether requests can go this way.
+
+        Not through a proxy, which the SDK speaks to in its own way, nor with an SDK that has changed inside.
+        """
+        if not all(hasattr(self._session, name) for name in _PRIVATE):
+            return False
         return not self._session._proxy_config.proxy_url_for(self._url)
 
     def ask(self, method: str, target: str, headers: Mapping[str, str], body: bytes) -> Answer:
@@ -90,7 +98,10 @@ class Wire:
         """A connection of urllib3's as the SDK has it made."""
         pool = self._session._get_connection_manager(self._url).connection_from_url(self._url)
         self._session._setup_ssl_cert(pool, self._url, self._session._verify)
-        connection = pool._new_conn()
+        try:
+            connection = pool._new_conn()
+        except AttributeError as error:
+            raise OSError("urllib3 makes its connections in another way") from error
         connection.connect()
         return connection
 

@@ -167,3 +167,7 @@ def test_the_stores_certificate_is_checked(tmp_path: Path) -> None:
     with wired([OK], [OK], context=context, verify=str(certificate)) as (wire, peer):
         assert [wire.ask("GET", "/", {}, b"").body for _ in range(2)] == [b"hello"] * 2
         assert peer.connections == 1
+
+
+def test_a_session_that_has_changed_inside_is_left_to_the_sdk() -> None:
+    assert not Wire(object(), "http://127.0.0.1:9", 1.0, lambda: None).works()
