@@ -55,6 +55,8 @@ def running(core: ServerCore, options: RestOptions | None = None) -> Iterator[Re
 
 def call(port: int, method: str, path: str, body: bytes | None = None, headers: dict[str, str] | None = None) -> Answer:
     with closing(HTTPConnection("127.0.0.1", port, timeout=TIMEOUT_S)) as connection:
+        # Outside of what is forgiven below: without a connection there is no answer.
+        connection.connect()
         # A server that refuses a body need not read it to its end, and its answer is there to be read all the same.
         with suppress(BrokenPipeError, ConnectionResetError):
             connection.request(method, path, body, headers or {})
