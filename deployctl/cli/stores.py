@@ -42,9 +42,17 @@ def gc(context: typer.Context, dry_run: DryRunOption = False, output: OutputOpti
 @s3_app.command("policy")
 def s3_policy(
     context: typer.Context,
-    role: Annotated[str, typer.Option(help="publisher: may publish versions; server: may fetch them.")],
+    role: Annotated[
+        str,
+        typer.Option(
+            help="publisher: may publish versions; retirer: may publish and retire them; server: may fetch them."
+        ),
+    ],
 ) -> None:
-    """Print the least rights, as an IAM policy, of who publishes to the repository or who serves from it."""
+    """Print the least rights, as an IAM policy, of who publishes to the repository or who serves from it.
+
+    A daemon whose inboxes have a retention is a retirer.
+    """
     from deployctl.repository.s3_policy import Role, policy
 
     settings = session(context).load().settings
@@ -54,6 +62,6 @@ def s3_policy(
             hint="deployctl --set repository.model_base_path=s3://BUCKET/PREFIX s3 policy --role publisher",
         )
     if role not in set(Role):
-        raise UsageError(f"--role {role!r} is neither 'publisher' nor 'server'")
+        raise UsageError(f"--role {role!r} is neither 'publisher' nor 'retirer' nor 'server'")
     s3 = settings.repository.s3
     write(policy(settings.repository_location, Role(role), kms_key_id=s3.kms_key_id, tagged=bool(s3.tags)))

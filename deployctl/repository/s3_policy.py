@@ -1,4 +1,4 @@
-"""What AWS is told of a repository: the least rights of who publishes and who serves, what the bucket clears away."""
+"""What AWS is told of a repository: the least rights of who does what with it, and what the bucket clears away."""
 
 from __future__ import annotations
 
@@ -14,17 +14,25 @@ _CLEAR_AFTER_DAYS = 7
 
 
 class Role(StrEnum):
-    """Who is given rights: who publishes versions, or who fetches them to serve them."""
+    """Who is given rights: who publishes versions, who retires them as well, or who fetches them to serve them."""
 
     PUBLISHER = "publisher"
+    RETIRER = "retirer"
     SERVER = "server"
+
+    @property
+    def publishes(self) -> bool:
+        """Whether it writes."""
+        return self is not Role.SERVER
 
 
 def policy(location: str, role: Role, *, kms_key_id: str = "", tagged: bool = False) -> str:
     """Returns the IAM policy document for `role` on the repository at `s3://BUCKET/PREFIX`, as JSON.
 
     A publisher cannot remove a manifest, and can only put one where there is none
-    (https://docs.aws.amazon.com/AmazonS3/latest/userguide/conditional-writes-enforce.html).
+    (https://docs.aws.amazon.com/AmazonS3/latest/userguide/conditional-writes-enforce.html). Who retires a version puts
+    an empty manifest over its own, and so may put any; as what is denied wins over what is allowed, nobody can have
+    both policies.
     """
     bucket, prefix = parse_url(location)
     arn, root = f"arn:aws:s3:::{bucket}", f"{prefix}/" if prefix else ""
@@ -38,9 +46,11 @@ def policy(location: str, role: Role, *, kms_key_id: str = "", tagged: bool = Fa
         },
         {"Sid": "Read", "Effect": "Allow", "Action": "s3:GetObject", "Resource": f"{arn}/{root}*"},
     ]
-    statements = reading + (_publishing(arn, root, tagged=tagged) if role is Role.PUBLISHER else [])
+    statements = reading
+    if role.publishes:
+        statements += _publishing(arn, root, tagged=tagged, once=role is Role.PUBLISHER)
     if kms_key_id:
-        actions = ["kms:Decrypt"] + (["kms:GenerateDataKey"] if role is Role.PUBLISHER else [])
+        actions = ["kms:Decrypt"] + (["kms:GenerateDataKey"] if role.publishes else [])
         key = kms_key_id if kms_key_id.startswith("arn:") else f"arn:aws:kms:*:*:key/{kms_key_id}"
         statements.append({"Sid": "Key", "Effect": "Allow", "Action": actions, "Resource": key})
     return json.dumps({"Version": "2012-10-17", "Statement": statements}, indent=2)
@@ -70,9 +80,16 @@ def lifecycle(location: str) -> str:
     return json.dumps({"Rules": rules}, indent=2)
 
 
-def _publishing(arn: str, root: str, *, tagged: bool) -> list[dict[str, Any]]:
+def _publishing(arn: str, root: str, *, tagged: bool, once: bool) -> list[dict[str, Any]]:
     writing = ["s3:PutObject", "s3:AbortMultipartUpload", "s3:ListMultipartUploadParts"]
     manifests = f"{arn}/{root}{MANIFESTS}*"
+    put_once = {
+        "Sid": "ManifestsArePutOnce",
+        "Effect": "Deny",
+        "Action": "s3:PutObject",
+        "Resource": manifests,
+        "Condition": {"Null": {"s3:if-none-match": "true"}},
+    }
     return [
         {
             "Sid": "ListUploads",
@@ -96,11 +113,5 @@ def _publishing(arn: str, root: str, *, tagged: bool) -> list[dict[str, Any]]:
             ],
         },
         {"Sid": "ManifestsStay", "Effect": "Deny", "Action": "s3:DeleteObject", "Resource": manifests},
-        {
-            "Sid": "ManifestsArePutOnce",
-            "Effect": "Deny",
-            "Action": "s3:PutObject",
-            "Resource": manifests,
-            "Condition": {"Null": {"s3:if-none-match": "true"}},
-        },
+        *([put_once] if once else []),
     ]
