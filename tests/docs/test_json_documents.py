@@ -9,6 +9,13 @@ from typing import Any
 
 import pytest
 
+from deployctl.cli.servers import _upgrade_document
+from deployctl.documents.text import as_text
+from deployctl.domain.names import ModelName, TargetName, VersionNumber
+from deployctl.domain.serving import Endpoints
+from deployctl.gates.interface import Outcome, Verdict
+from deployctl.operations.upgrade import Compared, Upgraded
+from deployctl.serving.interface import Image
 from tests.docs.console import ROOT, Step, workspace
 
 PAGE = ROOT / "docs" / "reference" / "json.md"
@@ -16,6 +23,20 @@ MODELS = "~/deployctl/tests/data/tensorflow_serving"
 CHANNEL = (
     r'[daemon]\nlisten = ""\n[notifications.ops]\nurl = "http://127.0.0.1:8501"\nattempts = 1\nsecret_env = "KEY"\n'
 )
+# Python, as the commands run.
+PYTHON = "PYTHONPATH=~/deployctl python"
+# Holds the lock of a target until somebody takes it away, a minute at most.
+HOLDER = """
+import time
+from deployctl.bootstrap import opened
+from deployctl.config.load import load
+from deployctl.domain.clock import Observer
+with opened(load().settings, Observer()) as deployment:
+    lock, until = deployment.target(None).lock, time.monotonic() + 60
+    with lock.hold(model=None, purpose="hold", timeout_s=60):
+        while lock.leases() and time.monotonic() < until:
+            time.sleep(0.05)
+"""
 RECEIVER = "WEBHOOK_SECRET=k python3 ~/deployctl/examples/webhook_receiver.py --port 8501 > received"
 # Each command with the exit code that it ends with; its document goes to the file of its number.
 COMMANDS: tuple[tuple[str, int], ...] = (
@@ -48,6 +69,11 @@ COMMANDS: tuple[tuple[str, int], ...] = (
     ("deployctl op wait $(deployctl op list -n 1 -o name) -o json", 0),
     ("deployctl promote half@2 -o json", 0),
     ("deployctl lock list -o json", 0),
+    (
+        f"{{ {PYTHON} -c '{HOLDER}' & until deployctl lock list -o name | grep -q local; do :; done; }}",
+        0,
+    ),
+    ("deployctl lock release local -m stuck -o json", 0),
     ("deployctl status -o json", 0),
     ("deployctl predict half --instances '[2.0]' -o json", 0),
     ("deployctl predict half --inputs 2.0 -o json", 0),
@@ -65,6 +91,7 @@ COMMANDS: tuple[tuple[str, int], ...] = (
     ("cp deployctl.toml models/half/1/assets/foo.txt", 0),
     ("deployctl verify half@1 -o json", 1),
     (f"deployctl inspect {MODELS}/saved_model_half_plus_two_cpu/00000123 -o json", 0),
+    (f"deployctl inspect {MODELS}/saved_model_half_plus_two_cpu/00000123 --values a -o json", 0),
     (f"deployctl convert checkpoint {MODELS}/bad_half_plus_two/00000123/export --publish converted -o json", 0),
     (f"cp -r {MODELS}/saved_model_half_plus_three/00000123 models/half/7", 0),
     ("mkdir models/half/008", 0),
@@ -76,6 +103,9 @@ COMMANDS: tuple[tuple[str, int], ...] = (
     ("deployctl db backup -o json", 0),
     ("deployctl db rebuild -o json", 0),
     ("deployctl audit verify -o json", 0),
+    ("deployctl token create ci --role deployer --target local --model half --expires 1d -o json", 0),
+    ("deployctl token list -o json", 0),
+    ("deployctl token revoke ci -o json", 0),
     ("deployctl down -o json", 0),
     (f"{{ printf '{CHANNEL}' >> deployctl.toml; }}", 0),
     ("export KEY=k", 0),
@@ -115,7 +145,17 @@ def documents(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
         )
         assert [each.status for each in ran] == [status for _, status in COMMANDS], [each.printed for each in ran]
         texts = [file.read_text() for file in files]
-    return [json.loads(text) for text in texts if text]
+    return [*(json.loads(text) for text in texts if text), upgraded()]
+
+
+def upgraded() -> dict[str, Any]:
+    """Returns what `upgrade` writes, which needs a container."""
+    before, after = Image("server:1", "sha256:1", "server@sha256:1"), Image("server:2", "sha256:2", "server@sha256:2")
+    compared = Compared(ModelName("half"), VersionNumber(1), Verdict(Outcome.PASSED, "2 requests answered alike"))
+    endpoints = Endpoints(rest="http://127.0.0.1:8501", grpc="127.0.0.1:8500")
+    done = Upgraded(TargetName("local"), "upgraded", before, after, (compared,), endpoints, 0.0, 4.2)
+    found: dict[str, Any] = json.loads(as_text("upgrade", _upgrade_document(done)))
+    return found
 
 
 def documented() -> dict[str, dict[str, str]]:
