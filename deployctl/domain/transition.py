@@ -63,11 +63,16 @@ def rollback_version(desired: Desired, routing: Routing) -> VersionNumber | None
 
 
 def last_known_good(
-    revisions: Sequence[Revision], routing: Routing, refused: Callable[[Revision, VersionNumber], bool] | None = None
+    revisions: Sequence[Revision],
+    routing: Routing,
+    refused: Callable[[Revision, VersionNumber], bool] | None = None,
+    *,
+    whole: bool = True,
 ) -> Revision | None:
     """Returns the revision that a rollback without argument returns to, or None.
 
-    `revisions` are those that served, newest first. A rollback undoes what came after the revision that it
+    `revisions` are those that served, newest first; where they are not the `whole` history, None also says that older
+    ones are to be asked. A rollback undoes what came after the revision that it
     restored, so a second rollback goes further back and never forward to what was just left. A revision that
     had no live version, such as the promotion of a first canary, is none to return to, nor is one that is
     `refused` with its live version.
@@ -83,6 +88,8 @@ def last_known_good(
         for each in reversed(in_force):
             if CANARY not in each.desired.labels and rollback_version(each.desired, routing) == left is not None:
                 return each
+        if not whole:
+            return None
     for each in reversed(in_force):
         version = rollback_version(each.desired, routing)
         tried_out = each.desired.labels.get(CANARY) == left
@@ -102,12 +109,16 @@ def served_seconds(revisions: Sequence[Revision], now: datetime) -> dict[int, fl
 
 
 def _in_force(revisions: Sequence[Revision]) -> list[Revision]:
-    """Returns the revisions that no rollback has undone, oldest first."""
+    """Returns the revisions that no rollback has undone, oldest first.
+
+    Of those that are older than `revisions` none is known; a rollback to one of them stands for it.
+    """
     by_number = {revision.number: revision for revision in revisions}
     stack: list[Revision] = []
     for revision in reversed(revisions):
         origin = _origin(revision, by_number)
-        while stack and origin is not revision and stack[-1].number >= origin.number:
+        kept_below = origin.restores if origin.kind is RevisionKind.ROLLBACK and origin.restores else origin.number
+        while stack and stack[-1].number >= kept_below:
             stack.pop()
         stack.append(origin)
     return stack

@@ -6,19 +6,17 @@ from pathlib import Path
 
 from deployctl.domain.clock import Observer
 from deployctl.domain.names import ModelName, VersionNumber
-from deployctl.domain.revision import RevisionState
 from deployctl.domain.saved_model import SavedModel
 from deployctl.domain.transition import rollback_version
 from deployctl.errors import InvalidModelError, NotFoundError
 from deployctl.gates.interface import Candidate, Version
 from deployctl.operations.context import Context
-from deployctl.operations.rollback import known_good
+from deployctl.operations.known_good import known_good
 from deployctl.operations.target import Target
 from deployctl.repository.interface import ModelRepository
 from deployctl.savedmodel.interface import SavedModelReader
 
 # Further back than a rollback without a version goes.
-_LOOK_BACK = 1000
 
 
 def of_export(reader: SavedModelReader, path: Path, *, whole: bool = True) -> Version:
@@ -85,9 +83,7 @@ def against_target(
 
 
 def _last_known_good(target: Target, model: ModelName, context: Context) -> VersionNumber | None:
-    revisions = target.lineage.revisions(target.name, model, limit=_LOOK_BACK)
-    served = [revision for revision in revisions if revision.state is RevisionState.SERVING]
-    goal = known_good(target, served, context.clock.now()).revision
+    goal = known_good(target, model, context.clock.now()).revision
     return rollback_version(goal.desired, target.routing) if goal else None
 
 

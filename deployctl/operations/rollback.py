@@ -2,26 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import datetime
 
 from deployctl.domain.duration import format_duration
 from deployctl.domain.names import CANARY, STABLE, ModelName, TargetName, VersionNumber
 from deployctl.domain.operation import OperationRequest
-from deployctl.domain.revision import Desired, Revision, RevisionKind, RevisionState
+from deployctl.domain.revision import Desired, Revision, RevisionKind
 from deployctl.domain.serving import ServerCondition
-from deployctl.domain.transition import last_known_good, restored, rollback_version, served_seconds
-from deployctl.errors import DependencyError, ModelNotFoundError, RevisionNotFoundError, VersionNotFoundError
+from deployctl.domain.transition import restored, rollback_version
+from deployctl.errors import ModelNotFoundError, RevisionNotFoundError, VersionNotFoundError
 from deployctl.operations.context import Context
 from deployctl.operations.holds import check_not_quarantined, quarantine_of
+from deployctl.operations.known_good import known_good, looks_back
 from deployctl.operations.leased import LeasedTarget, leased
 from deployctl.operations.rollout import Change, Rollout, RolloutClass, check_current
 from deployctl.operations.target import Target
-
-# Further back than anyone returns without naming the revision.
-_LOOK_BACK = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +100,7 @@ class Rollback:
         target, model = self.target, request.model
         served = self._served(model)
         check_current(target, model, request.if_current)
-        goal, version = self._goal(request, served)
+        goal, version = self._goal(request)
         before = served[0].desired
         after = restored(before, goal.desired, routing=target.routing, warm_standby=target.standby_of(model))
         change = Change(
@@ -152,8 +148,8 @@ class Rollback:
         return RolloutClass.WARM if here else RolloutClass.COLD
 
     def _served(self, model: ModelName) -> list[Revision]:
-        revisions = self.target.lineage.revisions(self.target.name, model, limit=_LOOK_BACK)
-        served = [revision for revision in revisions if revision.state is RevisionState.SERVING]
+        """Returns revisions that served, newest first: the current one is there, but not always all of them."""
+        served = next((served for served, _ in looks_back(self.target.lineage, self.target.name, model) if served), [])
         if not served and not self.target.repository.versions(model):
             raise ModelNotFoundError(model)
         if not served:
@@ -162,9 +158,9 @@ class Rollback:
             )
         return served
 
-    def _goal(self, request: RollbackRequest, served: list[Revision]) -> tuple[Revision, VersionNumber]:
+    def _goal(self, request: RollbackRequest) -> tuple[Revision, VersionNumber]:
         """Returns the revision to return to and the version that it makes live."""
-        goal, wanted = self._wanted(request, served)
+        goal, wanted = self._wanted(request)
         version = rollback_version(goal.desired, self.target.routing) if goal else None
         where = f"{request.model} on {self.target.name}"
         if goal is None or version is None:
@@ -179,21 +175,30 @@ class Rollback:
             raise VersionNotFoundError(request.model, version)
         return goal, version
 
-    def _wanted(self, request: RollbackRequest, served: list[Revision]) -> tuple[Revision | None, str]:
+    def _wanted(self, request: RollbackRequest) -> tuple[Revision | None, str]:
         """Returns the revision that is asked for, if there is one, and the words for it."""
         if request.to_revision is not None:
-            goal = next((each for each in served if each.number == request.to_revision), None)
+            goal = self._newest(request.model, lambda each: each.number == request.to_revision)
             return goal, f"revision {request.to_revision} that served"
         if request.to_version is not None:
             routing = self.target.routing
-            goal = next((e for e in served if rollback_version(e.desired, routing) == request.to_version), None)
+            goal = self._newest(
+                request.model, lambda each: rollback_version(each.desired, routing) == request.to_version
+            )
             return goal, f"revision that served @{request.to_version}"
 
-        goal = self._last_known_good(request.model, served)
-        return goal, "earlier revision that served another version"
+        return self._last_known_good(request.model), "earlier revision that served another version"
 
-    def _last_known_good(self, model: ModelName, served: list[Revision]) -> Revision | None:
-        found = known_good(self.target, served, self.context.clock.now())
+    def _newest(self, model: ModelName, wanted: Callable[[Revision], bool]) -> Revision | None:
+        """Returns the newest `wanted` revision of those that served."""
+        for served, _ in looks_back(self.target.lineage, self.target.name, model):
+            for each in served:
+                if wanted(each):
+                    return each
+        return None
+
+    def _last_known_good(self, model: ModelName) -> Revision | None:
+        found = known_good(self.target, model, self.context.clock.now())
         for version, reason in found.skipped.items():
             self.context.observer.step("skipped", f"@{version}: {reason}")
         if found.revision is not None and not found.proven and self.target.soak_s:
@@ -225,58 +230,6 @@ class _Plan:
     rollout_class: RolloutClass
     estimate_s: float | None
     down: bool
-
-
-@dataclass(frozen=True, slots=True)
-class KnownGood:
-    """What a rollback without a version returns to.
-
-    Attributes:
-        revision: None where there is nothing.
-        proven: whether a server answered with it, for the target's soak time.
-        skipped: why the versions that were passed over cannot be returned to.
-    """
-
-    revision: Revision | None
-    proven: bool
-    skipped: Mapping[VersionNumber, str]
-
-
-def known_good(target: Target, served: list[Revision], now: datetime) -> KnownGood:
-    """Returns the last known good revision of a model, the newest of those without proof where none has any.
-
-    `served` are its revisions that served, newest first.
-    """
-    seconds = served_seconds(served, now)
-    skipped: dict[VersionNumber, str] = {}
-
-    def refused(revision: Revision, version: VersionNumber) -> bool:
-        reason = obstacle(target, revision.model, version)
-        if reason is not None:
-            skipped[version] = reason
-        return reason is not None
-
-    def unproven(revision: Revision, version: VersionNumber) -> bool:
-        proven = "available" in revision.evidence and seconds[revision.number] >= target.soak_s
-        return not proven or refused(revision, version)
-
-    proven = last_known_good(served, target.routing, unproven)
-    return KnownGood(proven or last_known_good(served, target.routing, refused), proven is not None, skipped)
-
-
-def obstacle(target: Target, model: ModelName, version: VersionNumber) -> str | None:
-    """Returns why a version cannot be rolled back to, None where nothing is known to be in the way."""
-    repository = target.repository
-    quarantine = quarantine_of(repository, target.lineage, model, version)
-    if quarantine is not None:
-        return str(quarantine)
-    if repository.is_local(model, version):
-        return None
-    # A store that does not answer is told when the bytes are asked for.
-    with suppress(DependencyError):
-        if version not in repository.versions(model):
-            return "its directory is gone"
-    return None
 
 
 def estimate(served: list[Revision], rollout_class: RolloutClass) -> float | None:

@@ -18,7 +18,8 @@ from deployctl.errors import DeployctlError
 from deployctl.operations.context import Context
 from deployctl.operations.drift import version_drift
 from deployctl.operations.holds import unreviewed
-from deployctl.operations.rollback import estimate, known_good
+from deployctl.operations.known_good import known_good
+from deployctl.operations.rollback import estimate
 from deployctl.operations.rollout import RolloutClass
 from deployctl.operations.target import Target
 
@@ -197,7 +198,7 @@ def _readiness(
 ) -> RollbackReadiness | None:
     revisions = target.lineage.revisions(target.name, model, limit=_LOOK_BACK)
     served = [revision for revision in revisions if revision.state is RevisionState.SERVING]
-    goal = known_good(target, served, now).revision
+    goal = known_good(target, model, now).revision
     version = rollback_version(goal.desired, target.routing) if goal else None
     if version is None:
         return None

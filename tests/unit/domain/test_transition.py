@@ -131,6 +131,20 @@ def test_a_rollback_never_returns_to_what_it_left(routing: Routing, warm: int, m
         assert len(left) <= len(moves)
 
 
+@given(st.sampled_from(Routing), steps, st.integers(1, 15))
+def test_the_newest_revisions_alone_never_tell_of_another_version_to_return_to(
+    routing: Routing, moves: list[tuple[str, int]], window: int
+) -> None:
+    newest_first = list(reversed(played(routing, 1, moves).revisions))
+
+    seen = last_known_good(newest_first[:window], routing, whole=window >= len(newest_first))
+    whole = last_known_good(newest_first, routing)
+
+    if seen is not None:
+        assert whole is not None
+        assert rollback_version(seen.desired, routing) == rollback_version(whole.desired, routing)
+
+
 @given(st.sampled_from(Routing), st.integers(0, 3), steps)
 def test_what_is_loaded_in_between_has_old_and_new_and_moves_no_label(
     routing: Routing, warm: int, moves: list[tuple[str, int]]

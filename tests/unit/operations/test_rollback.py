@@ -64,6 +64,21 @@ def test_never_returns_to_what_was_rolled_back_from(promoted: World) -> None:
         promoted.rollback()
 
 
+def test_what_lies_far_back_is_found_by_rollback_and_status_alike(promoted: World) -> None:
+    promoted.rollback()
+    for _ in range(30):
+        promoted.promote(3)
+        promoted.rollback()
+
+    told = target_status(promoted.target, promoted.context).models[0].rollback
+    result = promoted.rollback()
+
+    assert told is not None
+    assert (told.version, result.version, result.restores) == (1, 1, 1)
+    assert target_status(promoted.target, promoted.context).models[0].rollback is None
+    assert promoted.rollback(to_revision=3).version == 3
+
+
 def test_a_promotion_after_a_rollback_can_be_rolled_back_too(promoted: World) -> None:
     promoted.rollback()
     promoted.promote(3)
