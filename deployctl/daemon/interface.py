@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import abc
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -16,6 +16,7 @@ from deployctl.daemon.metrics import MetricsPage
 from deployctl.domain.authority import Authority
 from deployctl.domain.clock import Observer
 from deployctl.domain.event import Actor
+from deployctl.errors import LockedError
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,12 +28,14 @@ class Work:
         stopping: set once the duty must return soon.
         board: what duties know of the targets, for each other and for the API.
         metrics: what `metrics_page` remembers from one page to the next.
+        leads: whether this daemon still has the lease, as far as it can know without asking.
     """
 
     shared: Deployment
     stopping: threading.Event = field(default_factory=threading.Event)
     board: Board = field(default_factory=Board)
     metrics: MetricsPage = field(default_factory=MetricsPage)
+    leads: Callable[[], bool] = lambda: True
 
     @property
     def settings(self) -> Settings:
@@ -59,7 +62,13 @@ class Work:
             actor: who acts; by default the user that the daemon runs as.
             observer: hears of progress; by default it is logged.
             authority: what whoever acts may do; by default everything.
+
+        Raises:
+            LockedError: this daemon has not renewed its lease in time, as one that was stopped for a while; another one
+                may be at work.
         """
+        if not self.leads():
+            raise LockedError("this daemon has not renewed its lease, and begins nothing", hint="deployctl status")
         ours = self.shared.context.actor
         who = actor or Actor(ours.user, ours.host, ours.ci, command)
         deployment = Deployment(

@@ -6,7 +6,7 @@ import json
 import signal
 import subprocess
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -81,10 +81,12 @@ class RunningDaemon:
 
 
 @contextmanager
-def daemon(workspace: Workspace, *words: str, **environment: str) -> Iterator[RunningDaemon]:
+def daemon(
+    workspace: Workspace, *words: str, program: Sequence[str] = COMMAND, **environment: str
+) -> Iterator[RunningDaemon]:
     """Runs a daemon in the workspace while the block runs, its API on a free port; it is killed if it still runs."""
     process = subprocess.Popen(
-        [*COMMAND, "daemon", "--log-format", "json", *words],
+        [*program, "daemon", "--log-format", "json", *words],
         cwd=workspace.root,
         env={**workspace.child_environment, "DEPLOYCTL_DAEMON_LISTEN": "127.0.0.1:0", **environment},
         stdin=subprocess.DEVNULL,

@@ -10,6 +10,7 @@ import stat
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
+from itertools import count
 from pathlib import Path
 
 from deployctl.daemon.inbox.place import Found, Place, marker_beside, may_be_export, provenance_names
@@ -20,6 +21,10 @@ from deployctl.repository.durable import storage_error, storage_errors, write_ne
 
 # A document about an export's origin is a few lines; what is larger is none.
 _MAX_PROVENANCE = 1 << 20
+# What stands beside an export and tells where it came from.
+_ORIGINS = (".deployctl.json", ".run.json")
+# Names, which are those of no export, on the way to another file system: there, and here once it is there.
+_MOVING, _MOVED = ".deployctl-moving-", ".deployctl-moved-"
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +61,13 @@ class DirectoryPlace(Place):
                     return sorted(entry.name for entry in entries if _may_be_export(entry))
             except (FileNotFoundError, NotADirectoryError):
                 return []
+
+    def clear_up(self) -> None:
+        """Removes what moves to another file system have left that were killed when they were done."""
+        for model in self.models():
+            with storage_errors("clear up the inbox", self.path / model):
+                for left in (self.path / model).glob(f"{_MOVED}*"):
+                    _remove(left)
 
     def look(self) -> Iterator[Found]:
         """See `Place.look`."""
@@ -116,29 +128,27 @@ class DirectoryPlace(Place):
             status = path.lstat()
         except (FileNotFoundError, NotADirectoryError):
             return None
-        print_ = _Fingerprint()
-        print_.add("", status)
+        fingerprint = _fingerprint(path, status)
         is_directory = stat.S_ISDIR(status.st_mode)
-        if is_directory:
-            for below, each in _entries(path):
-                print_.add(below, each)
         marked = bool(self.marker) and self._marker_of(path, is_directory=is_directory).is_file()
-        return Found(model, name, print_.value(), print_.newest_ns / 1e9, marked)
+        return Found(model, name, fingerprint.value(), fingerprint.newest_ns / 1e9, marked)
 
     def _marker_of(self, path: Path, *, is_directory: bool) -> Path:
         return path / self.marker if is_directory else path.with_name(marker_beside(path.name, self.marker))
 
     def _move(self, found: Found, to: Path, reports: Mapping[str, bytes]) -> str:
+        """Moves an export and what belongs to it; begun again after a kill, it ends as if it had not been killed."""
         source, directory = self.path / found.model / found.name, to / found.model
         with storage_errors("move what was handled to", directory):
             directory.mkdir(parents=True, exist_ok=True)
-            goal = _free(directory, found.name, (*reports, *_beside()))
+            goal = _copy_of(found, source, directory) or _free(directory, source, reports)
             for ending, content in reports.items():
-                write_new_file(directory / f"{goal.name}{ending}", content)
+                write_new_file(_with_ending(goal, ending), content)
+            # What tells of the export goes before it, so that nothing is left for another one of that name; the marker
+            # of an archive after it, since the archive could not be handled again without.
+            _move_beside(source, goal, _ORIGINS)
             _rename(source, goal)
-            for ending in _beside(self.marker):
-                with suppress(FileNotFoundError):
-                    os.rename(source.with_name(source.name + ending), goal.with_name(goal.name + ending))
+            _move_beside(source, goal, (marker_beside("", self.marker),) if self.marker else ())
         return str(goal)
 
 
@@ -156,6 +166,15 @@ class _Fingerprint:
 
     def value(self) -> str:
         return hashlib.sha256(b"\0".join(sorted(self._lines))).hexdigest()[:32]
+
+
+def _fingerprint(path: Path, status: os.stat_result) -> _Fingerprint:
+    found = _Fingerprint()
+    found.add("", status)
+    if stat.S_ISDIR(status.st_mode):
+        for below, each in _entries(path):
+            found.add(below, each)
+    return found
 
 
 def _entries(directory: Path | str, prefix: str = "") -> Iterator[tuple[str, os.stat_result]]:
@@ -177,10 +196,14 @@ def _may_be_export(entry: os.DirEntry[str]) -> bool:
     return may_be_export(entry.name, is_directory=entry.is_dir(follow_symlinks=False))
 
 
-def _beside(marker: str = "") -> tuple[str, ...]:
-    """Returns the endings of what stands beside an export and belongs to it."""
-    endings = (".deployctl.json", ".run.json")
-    return (*endings, marker_beside("", marker)) if marker else endings
+def _with_ending(path: Path, ending: str) -> Path:
+    return path.with_name(path.name + ending)
+
+
+def _move_beside(source: Path, goal: Path, endings: tuple[str, ...]) -> None:
+    for ending in endings:
+        with suppress(FileNotFoundError):
+            _rename(_with_ending(source, ending), _with_ending(goal, ending))
 
 
 def _rename(source: Path, goal: Path) -> None:
@@ -191,14 +214,19 @@ def _rename(source: Path, goal: Path) -> None:
     except OSError as error:
         if error.errno != errno.EXDEV:
             raise
-    on_its_way = goal.with_name(f".deployctl-moving-{goal.name}")
-    _remove(on_its_way)
-    if source.is_dir():
-        shutil.copytree(source, on_its_way, symlinks=True)
-    else:
-        shutil.copy2(source, on_its_way)
-    os.rename(on_its_way, goal)
-    _remove(source)
+    if not os.path.lexists(goal):
+        on_its_way = goal.with_name(f"{_MOVING}{goal.name}")
+        _remove(on_its_way)
+        if source.is_dir():
+            shutil.copytree(source, on_its_way, symlinks=True)
+        else:
+            shutil.copy2(source, on_its_way)
+        os.rename(on_its_way, goal)
+    # At once, so that nobody takes what is left of it for an export.
+    moved = source.with_name(f"{_MOVED}{source.name}")
+    _remove(moved)
+    os.rename(source, moved)
+    _remove(moved)
 
 
 def _remove(path: Path) -> None:
@@ -208,13 +236,45 @@ def _remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def _free(directory: Path, name: str, endings: tuple[str, ...]) -> Path:
-    """Returns a path in `directory` that nothing has, nor anything with one of `endings`: NAME, NAME-2, NAME-3."""
+def _copy_of(found: Found, source: Path, directory: Path) -> Path | None:
+    """Returns the copy of an export that was made on another file system before we were killed, if there is one."""
+    if directory.stat().st_dev == source.lstat().st_dev:
+        return None
+    for path in _names(directory, found.name):
+        try:
+            copy = _fingerprint(path, path.lstat())
+        except FileNotFoundError:
+            return None
+        if copy.value() == found.fingerprint:
+            return path
+    return None
+
+
+def _free(directory: Path, source: Path, reports: Mapping[str, bytes]) -> Path:
+    """Returns a path in `directory` for what is at `source` and for what is beside it: NAME, NAME-2, NAME-3.
+
+    What a move that was killed has left there of the same export is in nobody's way.
+    """
+    for path in _names(directory, source.name):
+        others = any(
+            os.path.lexists(_with_ending(path, ending)) and os.path.lexists(_with_ending(source, ending))
+            for ending in _ORIGINS
+        )
+        told = all(_may_be_begun(_with_ending(path, ending), content) for ending, content in reports.items())
+        if told and not others and not os.path.lexists(path):
+            return path
+    raise AssertionError  # there is no end of names
+
+
+def _may_be_begun(report: Path, content: bytes) -> bool:
+    """Whether a report is not there, or as much of it as was written before a kill."""
+    try:
+        return content.startswith(report.read_bytes())
+    except FileNotFoundError:
+        return True
+
+
+def _names(directory: Path, name: str) -> Iterator[Path]:
     stem = archive_name(name) or name
     rest = name[len(stem) :]
-    number = 1
-    while True:
-        path = directory / (name if number == 1 else f"{stem}-{number}{rest}")
-        if not any(os.path.lexists(f"{path}{ending}") for ending in ("", *endings)):
-            return path
-        number += 1
+    return (directory / (name if number == 1 else f"{stem}-{number}{rest}") for number in count(1))

@@ -7,26 +7,39 @@ version until it is done, refused, or overtaken by a newer version.
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from threading import Event
 
 from deployctl.daemon.inbox.handling import may_pass
+from deployctl.daemon.inbox.judge import pause_after
 from deployctl.daemon.inbox.memory import FollowUp, FollowUps
 from deployctl.daemon.inbox.watching import inbox_directory
 from deployctl.daemon.interface import Duty, Work
 from deployctl.domain.manifest import format_time
-from deployctl.domain.names import CANARY, STABLE, TargetName
+from deployctl.domain.names import CANARY, STABLE, LabelName, TargetName
 from deployctl.domain.reference import ByNumber, Reference
-from deployctl.domain.revision import RevisionState
-from deployctl.errors import DeployctlError, StorageError, TargetNotFoundError, TimedOutError
+from deployctl.domain.revision import Revision, RevisionState
+from deployctl.errors import DeployctlError, LeaseLostError, StorageError, TargetNotFoundError, TimedOutError
 from deployctl.operations.promote import Promote, PromoteRequest
 from deployctl.operations.retire import Retire, RetireRequest
 from deployctl.validation import Wishes, golden_prover, promotion_judge
 
 _log = logging.getLogger(__name__)
 _LOOK_BACK = 50
-_LONGEST_PAUSE_S = 60.0
 _LONGEST_WAIT_S = 1.0
+# What a revision failed of whose operation was killed; see `Place.settle_interrupted`.
+_INTERRUPTED = "interrupted"
+# A version whose load ends the daemon with it is not promoted for ever.
+_MOST_CUT_OFF = 5
+
+
+@dataclass(frozen=True, slots=True)
+class _Wait:
+    """How often what follows was tried in vain, and when it is tried again, on the clock's monotonic scale."""
+
+    attempts: int = 0
+    due: float = 0.0
 
 
 @dataclass(slots=True)
@@ -40,7 +53,7 @@ class Following(Duty):
 
     inbox: str
     follow: Event
-    _attempts: int = field(default=0)
+    _waiting: dict[FollowUp, _Wait] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -49,17 +62,27 @@ class Following(Duty):
 
     def run(self, work: Work) -> None:
         """Does what is to follow until it is told to stop."""
-        follow_ups = FollowUps(inbox_directory(work.settings, self.inbox))
+        follow_ups, clock = FollowUps(inbox_directory(work.settings, self.inbox)), work.shared.context.clock
+        self._waiting.clear()
         self.follow.set()
         while not work.stopping.is_set():
-            if not self.follow.wait(_LONGEST_WAIT_S):
+            told = self.follow.wait(_LONGEST_WAIT_S)
+            if not told and not any(each.due <= clock.monotonic() for each in self._waiting.values()):
                 continue
             self.follow.clear()
-            left = [each for each in follow_ups.all() if not self._done_or_given_up(work, follow_ups, each)]
-            self._attempts = self._attempts + 1 if left else 0
-            if left:
-                self.follow.set()
-                work.pause(min(0.5 * 2.0**self._attempts, _LONGEST_PAUSE_S))
+            self._attend(work, follow_ups)
+
+    def _attend(self, work: Work, follow_ups: FollowUps) -> None:
+        """Does what is to follow; one that waits holds up no other."""
+        clock, waiting = work.shared.context.clock, self._waiting
+        self._waiting = {}
+        for each in follow_ups.all():
+            wait = waiting.get(each, _Wait())
+            if wait.due <= clock.monotonic():
+                if self._done_or_given_up(work, follow_ups, each):
+                    continue
+                wait = _Wait(wait.attempts + 1, clock.monotonic() + pause_after(wait.attempts + 1))
+            self._waiting[each] = wait
 
     def _done_or_given_up(self, work: Work, follow_ups: FollowUps, follow_up: FollowUp) -> bool:
         try:
@@ -80,7 +103,7 @@ class Following(Duty):
             try:
                 went_well = self._promote(work, follow_up, target)
             except DeployctlError as error:
-                if may_pass(error) and not isinstance(error, TimedOutError):
+                if isinstance(error, LeaseLostError) or (may_pass(error) and not isinstance(error, TimedOutError)):
                     _log.warning("%s@%s waits for %s: %s", follow_up.model, follow_up.version, target, error)
                     return False
                 _log.error("%s@%s is not promoted on %s: %s", follow_up.model, follow_up.version, target, error)
@@ -101,12 +124,9 @@ class Following(Duty):
         label = CANARY if follow_up.canary else STABLE
         with work.operation(f"daemon: inbox {self.inbox} promotes {model}@{version} on {target}") as deployment:
             place = deployment.target(target)
-            # What was promoted before we were killed may have been rolled back since.
-            for revision in place.lineage.revisions(target, model, limit=_LOOK_BACK):
-                settled = revision.state is not RevisionState.PENDING
-                ours = revision.desired.labels.get(label) == version and revision.before.labels.get(label) != version
-                if ours and settled and format_time(revision.recorded_at) >= follow_up.began:
-                    return revision.state is RevisionState.SERVING
+            ended = _ended(follow_up, label, place.lineage.revisions(target, model, limit=_LOOK_BACK))
+            if ended is not None:
+                return ended
             current = place.current(model)
             serving = current.desired.labels.get(label) if current else None
             if serving is not None and serving > version:
@@ -138,3 +158,22 @@ class Following(Duty):
                 return
             if done.versions:
                 _log.info("%s is retired", ", ".join(f"{model}@{version}" for version in done.versions))
+
+
+def _ended(follow_up: FollowUp, label: LabelName, revisions: Sequence[Revision]) -> bool | None:
+    """Returns how the promotion ended that was made before we were killed, None where it is still to be made.
+
+    It may have been rolled back since. One that was cut off and undone was no answer, unless that goes on for ever.
+    """
+    cut_off = 0
+    for revision in revisions:
+        moved = revision.before.labels.get(label) != revision.desired.labels.get(label) == follow_up.version
+        if not moved or format_time(revision.recorded_at) < follow_up.began:
+            continue
+        if revision.state is RevisionState.SERVING:
+            return True
+        if revision.state is RevisionState.FAILED:
+            if revision.evidence.get("error") != _INTERRUPTED:
+                return False
+            cut_off += 1
+    return False if cut_off >= _MOST_CUT_OFF else None

@@ -8,6 +8,14 @@ from enum import StrEnum
 
 from deployctl.daemon.inbox.place import Found
 
+_LONGEST_PAUSE_S = 60.0
+
+
+def pause_after(attempts: int) -> float:
+    """Returns how many seconds to wait after one more attempt than `attempts` that failed for what may pass."""
+    # However often: 2.0**1024 is no number any more.
+    return min(0.5 * 2.0 ** min(attempts, 10), _LONGEST_PAUSE_S)
+
 
 class Arrival(StrEnum):
     """How an export became complete."""
@@ -97,7 +105,7 @@ class Judge:
     def not_now(self, found: Found, now: float) -> float:
         """Lets an export wait that could not be published for now; returns the seconds until it is tried again."""
         known = self._waiting[found.key]
-        pause_s = min(0.5 * 2.0**known.attempts, 60.0)
+        pause_s = pause_after(known.attempts)
         self._waiting[found.key] = replace(known, attempts=known.attempts + 1, due=now + pause_s)
         return pause_s
 

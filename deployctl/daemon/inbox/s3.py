@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
-from itertools import groupby
+from itertools import count, groupby
 from typing import TYPE_CHECKING
 
 from deployctl.daemon.inbox.place import Found, Place, marker_beside, may_be_export, provenance_names
@@ -104,17 +104,37 @@ class S3Place(Place):
         return None
 
     def _move(self, found: Found, to: S3Store, reports: Mapping[str, bytes]) -> str:
-        goal, number = found.key, 1
-        while to.listing(goal).objects:
-            number += 1
-            goal = f"{found.key}-{number}"
+        """Copies an export and what belongs to it, then removes it; what was copied before a kill is not again."""
+        objects = {
+            each.key.removeprefix(found.key): each
+            for each in self.store.listing(found.key).objects
+            if _belongs(each.key, found.key, self.marker)
+        }
+        goal, there = self._goal(found, objects, to, reports)
         for ending, content in reports.items():
             to.put(f"{goal}{ending}", content)
-        objects = [each for each in self.store.listing(found.key).objects if _belongs(each.key, found, self.marker)]
-        for each in objects:
-            to.copy(self.store, each.key, goal + each.key.removeprefix(found.key), size=each.size)
-        self.store.delete([each.key for each in objects])
+        for ending, each in objects.items():
+            if ending not in there:
+                to.copy(self.store, each.key, goal + ending, size=each.size)
+        self.store.delete([each.key for each in objects.values()])
         return to.url(goal)
+
+    def _goal(
+        self, found: Found, objects: Mapping[str, Stored], to: S3Store, reports: Mapping[str, bytes]
+    ) -> tuple[str, set[str]]:
+        """Returns where an export goes, and which of its objects are there since a move that was killed."""
+        for number in count(1):
+            goal = found.key if number == 1 else f"{found.key}-{number}"
+            there = {
+                each.key.removeprefix(goal): each.etag
+                for each in to.listing(goal).objects
+                if _belongs(each.key, goal, self.marker) or each.key.removeprefix(goal) in reports
+            }
+            told = {ending for ending in there.keys() & reports.keys() if to.get(goal + ending) == reports[ending]}
+            same = {ending for ending, etag in there.items() if ending in objects and objects[ending].etag == etag}
+            if there.keys() == told | same:
+                return goal, same
+        raise AssertionError  # there is no end of names
 
 
 def _export_of(stored: Stored) -> tuple[str, str]:
@@ -123,6 +143,6 @@ def _export_of(stored: Stored) -> tuple[str, str]:
     return model, rest.partition("/")[0]
 
 
-def _belongs(key: str, found: Found, marker: str) -> bool:
+def _belongs(key: str, export: str, marker: str) -> bool:
     beside = (".deployctl.json", ".run.json", *((marker_beside("", marker),) if marker else ()))
-    return key == found.key or key.startswith(f"{found.key}/") or key in {found.key + ending for ending in beside}
+    return key == export or key.startswith(f"{export}/") or key in {export + ending for ending in beside}

@@ -107,4 +107,5 @@ def _opened(work: Work, settings: InboxSettings, stack: ExitStack) -> tuple[Plac
     place = DirectoryPlace(root / settings.path, settings.marker, done=root / done, failed=root / failed)
     with storage_errors("make the inbox", place.path):
         place.path.mkdir(exist_ok=True)
+    place.clear_up()
     return place, stack.enter_context(watching(place.path))
