@@ -111,14 +111,14 @@ def rebuild(context: typer.Context, reason: ReasonOption = "", output: OutputOpt
 @audit_app.command("verify")
 def audit_verify(context: typer.Context, output: OutputOption = Output.TABLE) -> None:
     """Follow the hash chain of all events; exit 10 if one was changed, removed or slipped in."""
+    from deployctl.documents.lineage import audit_document
     from deployctl.lineage.audit import verify
 
     with session(context).open() as deployment:
         result = verify(deployment.lineage)
     broken = result.broken
     if output is Output.JSON:
-        link = {"sequence": broken.sequence, "reason": broken.reason} if broken else None
-        write_json("audit", {"intact": result.is_intact, "verified": result.verified, "broken": link})
+        write_json("audit", audit_document(result))
     elif result.is_intact and output is Output.TABLE:
         write(f"{result.verified} events, each bound to the one before it")
     if broken:

@@ -19,7 +19,7 @@ from deployctl.cli.options import (
     session,
 )
 from deployctl.cli.render import write, write_json
-from deployctl.documents.holds import frozen_document, unfrozen_document
+from deployctl.documents.holds import frozen_document, quarantined_document, reviewed_document, unfrozen_document
 from deployctl.domain.duration import parse_duration
 
 NeededReasonOption = Annotated[str, typer.Option("--reason", "-m", help="Why; shown to whoever is held up.")]
@@ -107,8 +107,7 @@ def quarantine(
         holds = Holds(deployment.lineage, deployment.context)
         found = (holds.release if release else holds.quarantine)(manifest, reason=reason)
     if output is Output.JSON:
-        document = {"model": model, "version": version, "digest": found.digest, "quarantined": not release}
-        write_json("quarantine", document)
+        write_json("quarantine", quarantined_document(model, version, found, quarantined=not release))
     elif output is Output.NAME:
         write(f"{model}@{version}")
     else:
@@ -131,10 +130,10 @@ def review(
 
     with session(context).open() as deployment:
         name = deployment.target_name(target)
-        reviewed = Holds(deployment.lineage, deployment.context).review(name, parse_model_name(model), reason=reason)
-    numbers = [revision.number for revision in reviewed]
+        wanted = parse_model_name(model)
+        reviewed = Holds(deployment.lineage, deployment.context).review(name, wanted, reason=reason)
     if output is Output.JSON:
-        write_json("review", {"model": model, "target": name, "revisions": numbers})
-    else:
-        for number in numbers:
-            write(str(number) if output is Output.NAME else f"{model} on {name}: revision {number} reviewed")
+        write_json("review", reviewed_document(wanted, name, reviewed))
+        return
+    for number in (revision.number for revision in reviewed):
+        write(str(number) if output is Output.NAME else f"{model} on {name}: revision {number} reviewed")

@@ -187,21 +187,13 @@ def lock_release(
 
     The holder changes nothing from then on and exits 7; what it left is put right by the next operation.
     """
-    from deployctl.domain.event import EventKind
     from deployctl.domain.names import parse_model_name
+    from deployctl.operations.holds import release_lock
 
     with session(context).open(without_database=True) as deployment:
         place = deployment.target(target)
         wanted = parse_model_name(model) if model else None
-        deployment.context.permit("lock release", target=place.name, model=wanted)
-        lease = place.lock.release(wanted)
-        data = {"owner": lease.owner, "purpose": lease.purpose, "operation": lease.operation, "token": lease.token}
-        with deployment.lineage.transaction() as transaction:
-            transaction.append(
-                deployment.context.event(
-                    EventKind.LOCK_RELEASED, model=lease.model, target=place.name, reason=reason, data=data
-                )
-            )
+        lease = release_lock(place, deployment.context, wanted, reason=reason)
     if output is Output.JSON:
         write_json("lock", lease_document(lease))
     else:

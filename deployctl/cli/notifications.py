@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from deployctl.cli.options import Output, OutputOption, session
 from deployctl.cli.render import short_time, style, write, write_json, write_table
+from deployctl.documents.notifications import channel_document, dead_document
 from deployctl.errors import NotFoundError, NotificationError, UsageError
 
 if TYPE_CHECKING:
@@ -35,12 +36,14 @@ def list_channels(context: typer.Context, output: OutputOption = Output.TABLE) -
 
     A channel begins with what happens after the daemon first sees it in the settings.
     """
+    from deployctl.daemon.notify_call import shown_url
+
     with session(context).open() as deployment:
         channels = deployment.settings.notifications
         with deployment.deliveries() as deliveries:
             states = deliveries.states()
     if output is Output.JSON:
-        found = [_document(name, each, states.get(name)) for name, each in channels.items()]
+        found = [channel_document(name, each, states.get(name), shown_url) for name, each in channels.items()]
         write_json("notifications", {"channels": found})
     elif output is Output.NAME:
         for name in channels:
@@ -66,7 +69,7 @@ def list_dead(
         with deployment.deliveries() as deliveries:
             found = [(each, _text(deployment, deliveries, each)) for each in deliveries.dead(name)]
     if output is Output.JSON:
-        write_json("dead-notifications", {"notifications": [_dead_document(each, text) for each, text in found]})
+        write_json("dead-notifications", {"notifications": [dead_document(each, text) for each, text in found]})
     elif output is Output.NAME:
         for each, _ in found:
             write(f"{each.channel}/{each.sequence}")
@@ -163,37 +166,9 @@ def _row(name: str, settings: NotificationSettings, state: ChannelState | None) 
     return (name, settings.format.value, _url(settings), events, waiting, dead, state.error or "-")
 
 
-def _document(name: str, settings: NotificationSettings, state: ChannelState | None) -> dict[str, Any]:
-    return {
-        "name": name,
-        "format": settings.format.value,
-        "url": _url(settings),
-        "signed": bool(settings.secret_env),
-        "events": list(settings.events),
-        "sequence": state.sequence if state else None,
-        "behind": state.behind if state else None,
-        "outstanding": state.outstanding if state else None,
-        "failing": state.failing if state else None,
-        "dead": state.dead if state else None,
-        "due_at": state.due_at if state else None,
-        "error": state.error if state else "",
-    }
-
-
 def _text(deployment: Deployment, deliveries: Deliveries, delivery: Delivery) -> str:
     from deployctl.daemon.notify_words import notice
 
     happening = deliveries.happening(delivery.sequence)
     found = notice(deployment.settings, happening) if happening else None
     return found.text if found else "-"
-
-
-def _dead_document(delivery: Delivery, text: str) -> dict[str, Any]:
-    return {
-        "channel": delivery.channel,
-        "event": delivery.sequence,
-        "attempts": delivery.attempts,
-        "given_up_at": delivery.next_at,
-        "error": delivery.error,
-        "summary": text,
-    }

@@ -41,6 +41,7 @@ def retire(
     can be got back for `repository.retired_s`; then `gc` removes them.
     """
     from deployctl.cli.references import resolve_reference
+    from deployctl.documents.versions import retired_document
     from deployctl.domain.names import parse_model_name
     from deployctl.operations.retire import Retire, RetireRequest
 
@@ -61,9 +62,7 @@ def retire(
         targets = [deployment.target(each) for each in deployment.settings.targets]
         done = Retire(deployment.repository, deployment.lineage, targets, deployment.context)(request)
     if output is Output.JSON:
-        held = [{"version": version, "reason": why} for version, why in done.held.items()]
-        document = {"model": done.model, "versions": list(done.versions), "size_bytes": done.size_bytes}
-        write_json("retire", document | {"held": held, "dry_run": done.dry_run})
+        write_json("retire", retired_document(done))
         return
     for version in done.versions:
         line = f"{done.model}@{version}"

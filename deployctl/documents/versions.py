@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from deployctl.operations.compare import VersionDetail, VersionDiff
     from deployctl.operations.publish import Published
     from deployctl.operations.registry import ListedModel, ListedVersion, Verified
+    from deployctl.operations.retire import Retirement
 
 
 def models_document(models: Iterable[ListedModel]) -> dict[str, Any]:
@@ -75,3 +76,14 @@ def diff_document(result: VersionDiff) -> dict[str, Any]:
 
 def _changes(changes: Iterable[Change]) -> list[dict[str, Any]]:
     return [{"subject": each.subject, "before": each.before, "after": each.after} for each in changes]
+
+
+def retired_document(done: Retirement) -> dict[str, Any]:
+    """Returns what was retired, and what something needs still."""
+    return {
+        "model": done.model,
+        "versions": list(done.versions),
+        "size_bytes": done.size_bytes,
+        "held": [{"version": version, "reason": why} for version, why in done.held.items()],
+        "dry_run": done.dry_run,
+    }

@@ -1,9 +1,10 @@
-"""Freeze, quarantine, review: what keeps versions from being promoted, and what is owed after it was overridden."""
+"""Freeze, quarantine, review, release locks: what keeps versions from being promoted, and what is owed afterwards."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
+from typing import TYPE_CHECKING
 
 from deployctl.domain.event import EventKind, NewEvent
 from deployctl.domain.hold import Freeze, Quarantine
@@ -21,6 +22,10 @@ from deployctl.errors import (
 from deployctl.lineage.interface import LineageStore
 from deployctl.operations.context import Context
 from deployctl.repository.interface import ModelRepository
+
+if TYPE_CHECKING:
+    from deployctl.domain.lease import LeaseRecord
+    from deployctl.operations.target import Target
 
 _LOOK_BACK = 200
 
@@ -129,6 +134,24 @@ class Holds:
         with self.lineage.transaction() as transaction:
             transaction.append(event)
         return event
+
+
+def release_lock(target: Target, context: Context, model: ModelName | None, *, reason: str) -> LeaseRecord:
+    """Takes the lock on `model`, or on the whole target, from its holder, and returns what that was.
+
+    Its holder changes nothing from then on; what it left is put right by the next operation.
+
+    Raises:
+        NotFoundError: nobody holds it.
+    """
+    context.permit("lock release", target=target.name, model=model)
+    lease = target.lock.release(model)
+    data = {"owner": lease.owner, "purpose": lease.purpose, "operation": lease.operation, "token": lease.token}
+    with target.lineage.transaction() as transaction:
+        transaction.append(
+            context.event(EventKind.LOCK_RELEASED, model=lease.model, target=target.name, reason=reason, data=data)
+        )
+    return lease
 
 
 def unreviewed(lineage: LineageStore, target: TargetName, model: ModelName) -> tuple[Revision, ...]:

@@ -6,6 +6,7 @@ import hashlib
 import hmac
 import re
 import secrets
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from datetime import datetime
 
@@ -97,15 +98,15 @@ class Tokens:
         return found
 
 
-def authenticate(lineage: LineageStore, secret: str, address: str, now: datetime) -> Authority:
-    """Returns what the bearer of `secret` at `address` may do.
+def authenticate(tokens: Callable[[], Iterable[Token]], secret: str, address: str, now: datetime) -> Authority:
+    """Returns what the bearer of `secret` at `address` may do; `tokens` are asked for where it could be one of them.
 
     Raises:
         UnauthenticatedError: it is no token, or one that was revoked or has expired; which of them is not told.
         DatabaseError: the tokens cannot be read.
     """
     match = _TOKEN.fullmatch(secret)
-    known = {each.id: each for each in lineage.tokens()} if match else {}
+    known = {each.id: each for each in tokens()} if match else {}
     found = known.get(match[1]) if match else None
     same = hmac.compare_digest(found.digest if found else _NOBODY, _digest(secret))
     if found is None or not same or not found.in_force(now):

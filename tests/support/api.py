@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import threading
+import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from http.client import HTTPConnection
 from typing import Any
@@ -65,6 +67,15 @@ class ApiClient:
         answer = self.ask("POST", path, body)
         assert answer.status == status, answer
         return answer.json
+
+
+def eventually(look: Callable[[], Any]) -> Any:
+    """Returns the first answer of `look` that is true."""
+    until, pause = time.monotonic() + _TIMEOUT_S, threading.Event()
+    while not (found := look()):
+        assert time.monotonic() < until, found
+        pause.wait(0.05)
+    return found
 
 
 def api_of(running: RunningDaemon, token: str = "") -> ApiClient:

@@ -47,8 +47,10 @@ def application(work: Work, jobs: Jobs) -> Guard:
     return Guard(app, work)
 
 
-async def _tell(_: Request, error: Exception) -> Response:
+async def _tell(request: Request, error: Exception) -> Response:
     assert isinstance(error, DeployctlError)
+    # Where it is one that the guard notes.
+    request.state.refused = str(error)
     return failure(error)
 
 

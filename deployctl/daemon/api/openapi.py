@@ -11,6 +11,8 @@ from deployctl.daemon.api.changes import changes
 from deployctl.daemon.api.endpoints import Endpoint, role_of
 from deployctl.daemon.api.fields import Field, Kind
 from deployctl.daemon.api.reads import reads
+from deployctl.daemon.api.records import records
+from deployctl.daemon.api.safekeeping import safekeeping
 
 _OPERATION = Field("operation", Kind.OPERATION, "an operation's id", required=True)
 _ERRORS: Mapping[int, str] = {
@@ -33,7 +35,7 @@ _BODY = frozenset({409, 412, 413, 415, 422, 500, 504})
 
 def endpoints() -> tuple[Endpoint, ...]:
     """Returns the whole table."""
-    return (*reads(), *changes())
+    return (*reads(), *records(), *changes(), *safekeeping())
 
 
 def openapi() -> dict[str, Any]:

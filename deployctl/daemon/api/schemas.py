@@ -135,8 +135,19 @@ OPERATION = record(
 )
 OPERATIONS = record(operations=listed(OPERATION))
 FREEZES = record(target=TEXT, freezes=listed(_FREEZE))
-_LEASE = {"type": "object", "properties": {"target": TEXT, "model": optional(TEXT), "owner": TEXT, "operation": TEXT}}
-LOCKS = record(locks=listed(_LEASE))
+LOCK = record(
+    target=TEXT,
+    model=optional(TEXT),
+    token=INTEGER,
+    owner=TEXT,
+    host=TEXT,
+    pid=INTEGER,
+    operation=TEXT,
+    purpose=TEXT,
+    acquired_at=TIME,
+    expires_at=TIME,
+)
+LOCKS = record(locks=listed(LOCK))
 _TOKEN = record(
     id=TEXT,
     name=TEXT,
@@ -205,3 +216,45 @@ REPORT = record(
 )
 FROZEN = record(target=TEXT, model=optional(TEXT), reason=TEXT, expires_at=optional(TIME))
 UNFROZEN = record(target=TEXT, model=optional(TEXT))
+QUARANTINES = record(
+    model=TEXT, versions=listed(record(version=INTEGER, digest=TEXT, reason=TEXT, actor=_ACTOR, at=TIME))
+)
+QUARANTINED = record(model=TEXT, version=INTEGER, digest=TEXT, quarantined=BOOLEAN)
+REVIEWED = record(model=TEXT, target=TEXT, revisions=listed(INTEGER))
+RETIRED = record(
+    model=TEXT,
+    versions=listed(INTEGER),
+    size_bytes=INTEGER,
+    held=listed(record(version=INTEGER, reason=TEXT)),
+    dry_run=BOOLEAN,
+)
+GC = record(dry_run=BOOLEAN, leftovers=listed(TEXT))
+LOGS = record(target=TEXT, lines=listed(TEXT))
+AUDIT = record(
+    intact=BOOLEAN,
+    verified=INTEGER,
+    broken={"type": ["object", "null"], "properties": {"sequence": INTEGER, "reason": TEXT}},
+)
+CHANNELS = record(
+    channels=listed(
+        record(
+            name=TEXT,
+            format=TEXT,
+            url=TEXT,
+            signed=BOOLEAN,
+            events=listed(TEXT),
+            sequence=optional(INTEGER),
+            behind=optional(INTEGER),
+            outstanding=optional(INTEGER),
+            failing=optional(INTEGER),
+            dead=optional(INTEGER),
+            due_at=optional(TIME),
+            error=TEXT,
+        )
+    )
+)
+DEAD = record(
+    notifications=listed(
+        record(channel=TEXT, event=INTEGER, attempts=INTEGER, given_up_at=TIME, error=TEXT, summary=TEXT)
+    )
+)

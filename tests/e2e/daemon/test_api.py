@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -11,13 +12,19 @@ from typing import Any
 import jsonschema_rs
 import pytest
 
+from deployctl.bootstrap import opened
+from deployctl.config.load import load
 from deployctl.daemon.api.openapi import openapi
-from tests.support.api import Answer, ApiClient, api_of, new_token
+from deployctl.domain.clock import Observer
+from deployctl.domain.names import ModelName
+from tests.support.api import Answer, ApiClient, api_of, eventually, new_token
 from tests.support.daemon import daemon
 from tests.support.workspace import HALF_PLUS_THREE, HALF_PLUS_TWO, TARGET, Workspace, ask
 
 _OTHER = "[targets.other]\nrest_port = 0\ngrpc_port = 0\ngates = []\n"
 _DAEMON = '[daemon]\npublish_from = ["exports"]\nreconcile_interval_s = "600s"\n'
+# Nobody listens there: what it is to be told is given up.
+_CHANNEL = '[notifications.ops]\nurl = "http://127.0.0.1:1/SECRET"\nattempts = 1\nevents = ["quarantined"]\n'
 
 
 @dataclass(frozen=True)
@@ -32,7 +39,7 @@ class Place:
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
     """A daemon beside a server that serves `half`; the scoped token is for `half` on `local` only."""
-    workspace = Workspace.make(tmp_path_factory.mktemp("api"), targets=TARGET + _OTHER + _DAEMON)
+    workspace = Workspace.make(tmp_path_factory.mktemp("api"), targets=TARGET + _OTHER + _DAEMON + _CHANNEL)
     workspace.publish("half", HALF_PLUS_TWO, HALF_PLUS_THREE)
     workspace.publish("secret", HALF_PLUS_TWO)
     shutil.copytree(HALF_PLUS_TWO, workspace.root / "exports" / "third")
@@ -80,9 +87,15 @@ def test_what_is_read_is_what_the_command_says(place: Place) -> None:
         "/v1/operations": ("op", "list"),
         "/v1/locks": ("lock", "list"),
         "/v1/tokens": ("token", "list"),
+        "/v1/audit": ("audit", "verify"),
+        "/v1/notifications": ("notifications", "list"),
+        "/v1/notifications/dead": ("notifications", "dead"),
     }
     for path, words in pages.items():
         assert place.admin.get(path) == place.workspace.json(*words), path
+    logged = place.viewer.get("/v1/targets/local/logs?limit=5")["lines"]
+    assert "\n".join(logged) in place.workspace.ok("logs", "local", "-n", "1000")
+    assert len(logged) == 5
 
 
 def test_a_token_for_some_sees_nothing_of_the_others(place: Place) -> None:
@@ -111,6 +124,12 @@ def test_a_token_for_some_sees_nothing_of_the_others(place: Place) -> None:
         ("unfreeze", {"model": "secret"}),
         ("publish", {"source": "exports/third", "model": "secret"}),
         ("publish", {"source": "exports/third"}),
+        ("quarantine", {"reference": "half@2", "reason": "-"}),
+        ("quarantine", {"reference": "half@2", "reason": "-", "release": True}),
+        ("review", {"model": "half"}),
+        ("retire", {"model": "half", "version": 2, "dry_run": True}),
+        ("gc", {"dry_run": True}),
+        ("locks/release", {"model": "half", "reason": "-"}),
     ],
 )
 def test_a_deployer_of_one_model_on_one_target_does_nothing_else(place: Place, path: str, body: object) -> None:
@@ -193,6 +212,73 @@ def test_the_same_key_begins_nothing_twice(place: Place) -> None:
 
     assert first.headers["location"] == second.headers["location"]
     assert other.status == 400
+
+
+def test_bytes_in_quarantine_are_not_promoted_until_they_are_released(place: Place) -> None:
+    body = {"reference": "half@2", "reason": "slow"}
+    put = place.admin.post("/v1/quarantine?wait=60", body)
+    assert (put["version"], put["quarantined"]) == (2, True)
+    (found,) = place.viewer.get("/v1/models/half/quarantines")["versions"]
+    assert (found["version"], found["reason"], found["actor"]["user"]) == (2, "slow", "root")
+    refused = place.scoped.ask("POST", "/v1/promote?wait=60", {"reference": "half@2"})
+    assert refused.json["kind"] == "QuarantinedError"
+
+    assert place.admin.post("/v1/quarantine?wait=60", {**body, "release": True})["quarantined"] is False
+
+    assert place.viewer.get("/v1/models/half/quarantines")["versions"] == []
+    given_up = eventually(lambda: place.admin.get("/v1/notifications/dead")["notifications"])
+    assert "half" in given_up[0]["summary"]
+    assert b"SECRET" not in place.admin.ask("GET", "/v1/notifications").body
+
+
+def test_a_change_with_a_ticket_is_reviewed(place: Place) -> None:
+    place.scoped.post("/v1/freeze?wait=60", {"target": "local", "model": "half", "reason": "the sale"})
+    assert place.scoped.ask("POST", "/v1/promote?wait=60", {"reference": "half@2"}).json["kind"] == "FrozenError"
+    done = place.admin.post("/v1/promote?wait=120", {"reference": "half@2", "break_glass": "T-7"})
+
+    seen = place.admin.post("/v1/review?wait=60", {"model": "half", "target": "local", "reason": "it was right"})
+
+    assert seen["revisions"] == [done["revision"]]
+    assert place.admin.ask("POST", "/v1/review?wait=60", {"model": "half"}).status == 404
+    place.scoped.post("/v1/unfreeze?wait=60", {"target": "local", "model": "half"})
+    place.scoped.post("/v1/rollback?wait=120", {"model": "half"})
+
+
+def test_versions_that_nothing_needs_are_retired_and_leftovers_removed(place: Place) -> None:
+    publish = {"source": "exports/third", "model": "old", "new_version": True}
+    assert [place.admin.post("/v1/publish?wait=120", publish)["version"] for _ in range(3)] == [1, 2, 3]
+    left = place.workspace.root / "models" / "old" / ".deployctl" / "staging" / "s-left"
+    left.mkdir(parents=True)
+
+    said = place.admin.post("/v1/retire?wait=60", {"model": "old", "keep": 1, "dry_run": True})
+    done = place.admin.post("/v1/retire?wait=60", {"model": "old", "version": 1, "reason": "room"})
+    gone = place.admin.post("/v1/gc?wait=60", {})
+
+    assert (said["versions"], done["versions"]) == ([1, 2], [1])
+    assert [each["version"] for each in place.viewer.get("/v1/models/old/versions")["versions"]] == [2, 3]
+    assert (gone["dry_run"], left.exists()) == (False, False)
+    for body in ({"model": "old"}, {"model": "old", "version": 2, "keep": 1}, {"model": "old", "keep": 0}):
+        assert place.admin.ask("POST", "/v1/retire?wait=60", body).status == 400, body
+    held = place.admin.ask("POST", "/v1/retire?wait=60", {"model": "half", "version": 1})
+    assert (held.status, held.json["kind"]) == (412, "VersionHeldError")
+
+
+def test_a_lock_is_taken_from_its_holder(place: Place) -> None:
+    body = {"target": "local", "model": "half", "reason": "it hangs"}
+    with opened(load(directory=place.workspace.root).settings, Observer()) as deployment:
+        lock = deployment.target("local").lock
+        with lock.hold(model=ModelName("half"), purpose="nothing", timeout_s=60):
+            (held,) = place.viewer.get("/v1/locks")["locks"]
+            assert (held["model"], held["purpose"]) == ("half", "nothing")
+            # No operation on the model comes past it.
+            waited = place.scoped.ask("POST", "/v1/promote?wait=60", {"reference": "half@2", "lock_timeout": "1ms"})
+            assert (waited.status, waited.json["exit_code"]) == (409, 7)
+
+            taken = place.admin.post("/v1/locks/release?wait=60", body)
+
+    assert (taken["pid"], taken["purpose"]) == (os.getpid(), "nothing")
+    assert place.viewer.get("/v1/locks")["locks"] == []
+    assert place.admin.ask("POST", "/v1/locks/release?wait=60", body).status == 404
 
 
 def test_errors_have_one_shape_and_a_status_each(place: Place) -> None:
@@ -290,6 +376,9 @@ def test_answers_are_as_the_document_says(place: Place) -> None:
         "/v1/freeze": {"model": "secret", "reason": "the sale", "for": "1h"},
         "/v1/unfreeze": {"model": "secret"},
         "/v1/publish": {"source": "exports/third", "model": "fresh", "dry_run": True},
+        "/v1/quarantine": {"reference": "secret@1", "reason": "odd"},
+        "/v1/retire": {"model": "half", "keep": 1, "dry_run": True},
+        "/v1/gc": {"dry_run": True},
     }
     for path, body in bodies.items():
         described = document["paths"][path]["post"]

@@ -6,13 +6,14 @@ import socket
 import ssl
 import urllib.request
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 
 import pytest
 
-from tests.support.api import ApiClient, api_of, new_token
+from tests.support.api import ApiClient, api_of, eventually, new_token
 from tests.support.certificates import make_certificates
 from tests.support.daemon import daemon
 from tests.support.workspace import Workspace
@@ -113,11 +114,70 @@ def test_an_address_with_many_failures_is_told_to_wait(api: ApiClient) -> None:
     assert api.get("/healthz") == {"alive": True}
 
 
+def test_a_good_token_opens_where_others_of_its_address_are_wrong(api: ApiClient, shared: Workspace) -> None:
+    wrong = replace(api, token=_UNKNOWN)
+    while wrong.ask("GET", "/metrics").status != 429:
+        pass
+    # Made after the address was told to wait, too.
+    good = replace(api, token=new_token(shared, "neighbour", "viewer"))
+
+    assert eventually(lambda: good.ask("GET", "/metrics").status == 200)
+    assert wrong.ask("GET", "/metrics").status == 429
+    shared.ok("token", "revoke", "neighbour")
+    assert good.ask("GET", "/metrics").status == 429
+
+
 def test_a_body_is_refused_before_it_is_sent_where_it_says_that_it_is_large(api: ApiClient, shared: Workspace) -> None:
     token = new_token(shared, "ci-3", "admin")
     answer = replace(api, token=token).ask("POST", "/metrics", headers={"Content-Length": "1000000000"})
 
     assert answer.status == 413
+
+
+def test_a_body_that_does_not_come_is_waited_for_for_a_while_only(api: ApiClient, shared: Workspace) -> None:
+    token = new_token(shared, "slow", "admin")
+    head = f"POST /v1/gc HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {token}\r\nContent-Type: application/json\r\n"
+    with socket.create_connection((api.host, api.port), timeout=60, source_address=(api.source, 0)) as connection:
+        connection.sendall(f"{head}Content-Length: 1000\r\n\r\n".encode())
+        # Others are answered meanwhile.
+        assert api.get("/healthz") == {"alive": True}
+        connection.settimeout(0.5)
+        answer = b""
+        while not answer:
+            # A byte now and then is no body either.
+            connection.sendall(b" ")
+            with suppress(TimeoutError):
+                answer = connection.recv(4096)
+
+    assert answer.split()[1] == b"408"
+    assert b"connection: close" in answer.lower()
+
+
+@pytest.mark.parametrize(
+    "framing",
+    [
+        # Two that disagree on where the request ends let a second one hide in the first.
+        "Content-Length: 2\r\nContent-Length: 40\r\n",
+        "Content-Length: 2\r\nTransfer-Encoding: chunked\r\n",
+        "Transfer-Encoding: chunked\r\nTransfer-Encoding: identity\r\n",
+        "Transfer-Encoding: xchunked\r\n",
+        "Content-Length: +2\r\n",
+        "Content-Length : 2\r\n",
+        "Content-Length: 2\r\n folded: 1\r\n",
+        "X-A: 1\nContent-Length: 40\r\nContent-Length: 2\r\n",
+        "X-A: \x00\r\n",
+    ],
+)
+def test_a_request_that_two_readers_could_take_for_two_is_answered_once(api: ApiClient, framing: str) -> None:
+    smuggled = b"{}GET /v1/tokens HTTP/1.1\r\nHost: x\r\n\r\n"
+    head = f"POST /v1/gc HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n{framing}\r\n"
+    with socket.create_connection((api.host, api.port), timeout=60, source_address=(api.source, 0)) as connection:
+        connection.sendall(head.encode("latin-1") + smuggled)
+        connection.shutdown(socket.SHUT_WR)
+        answer = b"".join(iter(lambda: connection.recv(4096), b""))
+
+    assert answer.count(b"HTTP/1.1 ") == 1, answer
+    assert answer.split()[1] in {b"400", b"401", b"501"}
 
 
 def test_headers_have_a_size_too(api: ApiClient) -> None:

@@ -35,7 +35,7 @@ def now() -> datetime:
 def test_its_bearer_may_do_what_was_said(tokens: Tokens) -> None:
     made = tokens.create("ci", Role.DEPLOYER, models=frozenset({ModelName("half")}))
 
-    found = authenticate(tokens.lineage, made.secret, "10.0.0.1", now())
+    found = authenticate(tokens.lineage.tokens, made.secret, "10.0.0.1", now())
 
     assert found == Authority(
         made.token.id, "ci", Role.DEPLOYER, frozenset(), frozenset({ModelName("half")}), "10.0.0.1"
@@ -51,14 +51,14 @@ def test_another_secret_opens_nothing(tokens: Tokens, change: object) -> None:
     secret = tokens.create("ci", Role.VIEWER).secret
 
     with pytest.raises(UnauthenticatedError):
-        authenticate(tokens.lineage, change(secret), "", now())
+        authenticate(tokens.lineage.tokens, change(secret), "", now())
 
 
 def test_two_tokens_do_not_open_for_each_other(tokens: Tokens) -> None:
     one, other = (tokens.create(name, Role.VIEWER).secret for name in ("a", "b"))
 
     with pytest.raises(UnauthenticatedError):
-        authenticate(tokens.lineage, one[:17] + other[17:], "", now())
+        authenticate(tokens.lineage.tokens, one[:17] + other[17:], "", now())
 
 
 def test_an_expired_token_opens_nothing_and_its_name_may_be_taken(tokens: Tokens) -> None:
@@ -67,7 +67,7 @@ def test_an_expired_token_opens_nothing_and_its_name_may_be_taken(tokens: Tokens
     with pytest.raises(PreconditionError):
         tokens.create("ci", Role.ADMIN)
     with pytest.raises(UnauthenticatedError):
-        authenticate(tokens.lineage, made.secret, "", now() + timedelta(hours=2))
+        authenticate(tokens.lineage.tokens, made.secret, "", now() + timedelta(hours=2))
 
 
 def test_a_revoked_token_opens_nothing(tokens: Tokens) -> None:
@@ -76,7 +76,7 @@ def test_a_revoked_token_opens_nothing(tokens: Tokens) -> None:
     assert tokens.revoke(made.token.id) == (made.token,)
 
     with pytest.raises(UnauthenticatedError):
-        authenticate(tokens.lineage, made.secret, "", now())
+        authenticate(tokens.lineage.tokens, made.secret, "", now())
     with pytest.raises(NotFoundError):
         tokens.revoke("ci")
 

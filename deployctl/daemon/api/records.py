@@ -1,0 +1,91 @@
+"""What the API tells beside models and targets: quarantines, the record itself, channels, logs of servers."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from itertools import islice
+from typing import Any
+
+from deployctl.daemon.api import schemas
+from deployctl.daemon.api.endpoints import Call, Endpoint
+from deployctl.daemon.api.fields import Field, Kind
+
+_PATH_MODEL = Field("model", Kind.MODEL, "a model's name", required=True)
+_PATH_TARGET = Field("target", Kind.TARGET, "a target's name", required=True)
+_LIMIT = Field("limit", Kind.INTEGER, "how many, 1 to 1000", least=1, most=1000)
+_SINCE = Field("since", Kind.DURATION, "only lines of the last, such as 1m")
+_CHANNEL = Field("channel", Kind.TEXT, "NAME of [notifications.NAME]")
+_LINES = 100
+
+
+def records() -> tuple[Endpoint, ...]:
+    """Returns the rows."""
+    return (
+        _row("listQuarantines", "/v1/models/{model}/quarantines", "The versions of a model that are not to be served.",
+             "quarantines", schemas.QUARANTINES, _quarantines, places=(_PATH_MODEL,)),
+        _row("getLogs", "/v1/targets/{target}/logs", "The end of a server's log.", "logs", schemas.LOGS, _logs,
+             places=(_PATH_TARGET,), query=(_LIMIT, _SINCE)),
+        _row("verifyAudit", "/v1/audit", "Whether an event was changed, removed or slipped in.", "audit",
+             schemas.AUDIT, _audit),
+        replace(_row("listChannels", "/v1/notifications", "Who is told of events, and what each is still to be told.",
+                     "notifications", schemas.CHANNELS, _channels), verb="notifications list"),
+        replace(_row("listDeadNotifications", "/v1/notifications/dead", "What was given up to be told.",
+                     "dead-notifications", schemas.DEAD, _dead, query=(_CHANNEL,)), verb="notifications dead"),
+    )  # fmt: skip
+
+
+def _row(name: str, path: str, summary: str, noun: str, schema: Any, act: Any, **fields: Any) -> Endpoint:
+    in_path, in_query = fields.get("places", ()), fields.get("query", ())
+    return Endpoint(name, "GET", path, summary, "view", noun, schema, act, in_path=in_path, in_query=in_query)
+
+
+def _quarantines(call: Call) -> dict[str, Any]:
+    from deployctl.documents.holds import quarantine_document
+    from deployctl.operations.registry import list_versions
+
+    model, lineage = call.values["model"], call.deployment.lineage
+    recorded = [each.record for each in list_versions(call.deployment.repository, lineage, model) if each.record]
+    found = [(each.version, lineage.quarantine(each.digest)) for each in recorded]
+    return {"model": model, "versions": [quarantine_document(version, each) for version, each in found if each]}
+
+
+def _logs(call: Call) -> dict[str, Any]:
+    # Its lines are of all models.
+    call.authority.check_all_models("a server's log")
+    target = call.deployment.target(call.values["target"])
+    since_s, limit = call.get("since"), call.get("limit", _LINES)
+    lines = target.runtime.logs(lines=None if since_s is not None else limit, since_s=since_s, follow=False)
+    return {"target": target.name, "lines": list(islice(lines, limit))}
+
+
+def _audit(call: Call) -> dict[str, Any]:
+    from deployctl.documents.lineage import audit_document
+    from deployctl.lineage.audit import verify
+
+    call.authority.check_all_models("the record")
+    return audit_document(verify(call.deployment.lineage))
+
+
+def _channels(call: Call) -> dict[str, Any]:
+    from deployctl.daemon.notify_call import shown_url
+    from deployctl.documents.notifications import channel_document
+
+    channels = call.deployment.settings.notifications
+    with call.deployment.deliveries() as deliveries:
+        states = deliveries.states()
+    found = [channel_document(name, each, states.get(name), shown_url) for name, each in channels.items()]
+    return {"channels": found}
+
+
+def _dead(call: Call) -> dict[str, Any]:
+    from deployctl.daemon.notify_words import notice
+    from deployctl.documents.notifications import dead_document
+
+    settings = call.deployment.settings
+    found = []
+    with call.deployment.deliveries() as deliveries:
+        for each in deliveries.dead(call.get("channel")):
+            happening = deliveries.happening(each.sequence)
+            told = notice(settings, happening) if happening else None
+            found.append(dead_document(each, told.text if told else "-"))
+    return {"notifications": found}
