@@ -1,6 +1,9 @@
 #!/usr/bin/env bash
 # Builds the model server's image:  build.sh TAG   (PYTHON=… for a Python with pip, BASE=… for another base image)
 #
+# ARCHITECTURE=arm64 on an amd64 machine builds for the other one, whose programs must run here:
+# `apt-get install qemu-user-static binfmt-support` lets them.
+#
 # Wheels are downloaded here and installed inside without a package index. Where the base image can be pulled from no
 # registry, one is made with debootstrap (root) and given the name that the Dockerfile asks for.
 set -euo pipefail
@@ -8,33 +11,46 @@ tag=${1:?usage: build.sh TAG}
 here=$(cd "$(dirname "$0")" && pwd)
 root=$(cd "$here/../.." && pwd)
 python=${PYTHON:-python3}
-base=${BASE:-debian:bookworm-slim}
+own=$(docker version --format '{{.Server.Arch}}')
+architecture=${ARCHITECTURE:-$own}
+case $architecture in
+  amd64) machine=x86_64 tensorflow=tensorflow-cpu others=amd64/ ;;
+  arm64) machine=aarch64 tensorflow=tensorflow others=arm64v8/ ;;
+  *) echo "no TensorFlow wheel for $architecture" >&2; exit 1 ;;
+esac
+# The engine keeps one architecture under a name; Debian's image has a name of its own for each, too.
+[ "$architecture" != "$own" ] || others=
+base=${BASE:-${others}debian:bookworm-slim}
 context=$(mktemp -d "${TMPDIR:-/tmp}/deployctl-image.XXXXXX")
 trap 'rm -rf "$context"' EXIT
 
+build() {
+  # buildx may be absent, and no Dockerfile here needs anything of it.
+  DOCKER_BUILDKIT=0 docker build --quiet --platform "linux/$architecture" --tag "$@"
+}
+
 make_base() {
   local rootfs="$context/rootfs"
-  debootstrap --variant=minbase bookworm "$rootfs" >"$context/debootstrap.log" 2>&1 || {
+  debootstrap --arch="$architecture" --variant=minbase bookworm "$rootfs" >"$context/debootstrap.log" 2>&1 || {
     tail -5 "$context/debootstrap.log" >&2
     return 1
   }
   rm -rf "$rootfs"/var/cache/apt/archives/*.deb
-  tar -C "$rootfs" -c . | docker import - "$base" >/dev/null
-  rm -rf "$rootfs"
+  # Not `docker import`, which takes every image for one of the engine's own architecture.
+  mkdir "$context/base"
+  tar -C "$rootfs" -cf "$context/base/rootfs.tar" .
+  printf 'FROM scratch\nADD rootfs.tar /\nCMD ["bash"]\n' >"$context/base/Dockerfile"
+  build "$base" "$context/base" >/dev/null
+  rm -rf "$rootfs" "$context/base"
 }
 
-if ! docker image inspect "$base" >/dev/null 2>&1 && ! timeout 120 docker pull --quiet "$base" 2>"$context/pull.log"; then
+if ! docker image inspect "$base" >/dev/null 2>&1 \
+  && ! timeout 120 docker pull --quiet --platform "linux/$architecture" "$base" 2>"$context/pull.log"; then
   cat "$context/pull.log" >&2
   echo "making $base with debootstrap" >&2
   make_base
 fi
 
-architecture=$(docker version --format '{{.Server.Arch}}')
-case $architecture in
-  amd64) machine=x86_64 tensorflow=tensorflow-cpu ;;
-  arm64) machine=aarch64 tensorflow=tensorflow ;;
-  *) echo "no TensorFlow wheel for $architecture" >&2; exit 1 ;;
-esac
 pinned=$(sed -n 's/^tensorflow[_-]cpu==//p' "$root/constraints.txt")
 # Kept from build to build: they are most of the image, and the build's cache goes by their content.
 requirements=("$tensorflow==$pinned" numpy grpcio protobuf uvicorn httptools uvloop orjson click h11 typing_extensions)
@@ -56,5 +72,4 @@ cp -r deployctl/{domain,modelserver,protos} "$context/package/deployctl/"
 find "$context/package" -name __pycache__ -prune -exec rm -r {} +
 chmod 755 "$context"/{tensorflow_model_server,tf_serving_entrypoint.sh}
 version=$(sed -n 's/^__version__ = "\(.*\)"/\1/p' deployctl/__init__.py)
-# buildx may be absent, and the Dockerfile needs nothing of it.
-DOCKER_BUILDKIT=0 docker build --quiet --build-arg "BASE=$base" --build-arg "VERSION=$version" --tag "$tag" "$context"
+build "$tag" --build-arg "BASE=$base" --build-arg "VERSION=$version" "$context"

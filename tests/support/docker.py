@@ -72,6 +72,16 @@ def serving_image(docker_engine: Any, request: pytest.FixtureRequest) -> str:
     return chosen or build_image()
 
 
+@pytest.fixture(scope="session")
+def daemon_image(docker_engine: Any) -> str:
+    """The daemon's image, made from the checkout as it is now."""
+    del docker_engine
+    tag = f"deployctl/daemon:test-{CHECKOUT}"
+    # Asked for every time: the engine knows which steps it has taken already.
+    _build("daemon", tag, {"SERVER": build_image()})
+    return tag
+
+
 @dataclass(frozen=True)
 class DockerPlace(Place):
     """A target in a container; `options` are what it is made from."""
@@ -251,11 +261,15 @@ def build_image() -> str:
     with open(Path(tempfile.gettempdir(), f"deployctl-image-{CHECKOUT}.lock"), "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if subprocess.run(["docker", "image", "inspect", tag], capture_output=True, timeout=60).returncode:
-            subprocess.run(
-                [ROOT / "deploy" / "model-server" / "build.sh", tag],
-                env={**os.environ, "PYTHON": sys.executable},
-                stdout=subprocess.DEVNULL,
-                check=True,
-                timeout=_BUILD_S,
-            )
+            _build("model-server", tag, {})
     return tag
+
+
+def _build(name: str, tag: str, environment: Mapping[str, str]) -> None:
+    subprocess.run(
+        [ROOT / "deploy" / name / "build.sh", tag],
+        env={**os.environ, "PYTHON": sys.executable, **environment},
+        stdout=subprocess.DEVNULL,
+        check=True,
+        timeout=_BUILD_S,
+    )
