@@ -47,10 +47,12 @@ class LeasedTarget:
 
     def condition(self) -> ServerCondition:
         """Returns how the server is."""
-        return self.target.runtime.state(timeout_s=CALL_TIMEOUT_S).condition
+        return self.target.runtime.condition(timeout_s=CALL_TIMEOUT_S)
 
     def require_ready(self) -> None:
         """Raises ServerUnavailableError unless the target's server answers, EngineError where nobody can tell."""
+        if self.condition() is ServerCondition.READY:
+            return
         state = self.target.runtime.state(timeout_s=CALL_TIMEOUT_S)
         if "engine" in state.detail:
             raise EngineError(state.detail["engine"], hint="docker info")

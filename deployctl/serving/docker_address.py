@@ -40,6 +40,11 @@ class EngineAddress:
         return self.url.startswith("ssh://")
 
     @property
+    def socket(self) -> str:
+        """The path of the engine's socket on this machine, "" where it is reached in another way."""
+        return self.url.removeprefix("unix://") if self.url.startswith("unix:///") else ""
+
+    @property
     def host(self) -> str:
         """The machine that published ports are reached at: "" for this one."""
         name = urlsplit(self.url).hostname

@@ -8,8 +8,9 @@ from datetime import UTC, datetime
 from deployctl.domain.duration import format_duration
 from deployctl.errors import EngineError
 from deployctl.serving.docker import Engine
+from deployctl.serving.docker_facts import ContainerFacts, ImageFacts
 from deployctl.serving.docker_launch import size
-from deployctl.serving.docker_options import ContainerFacts, DockerOptions, ImageFacts
+from deployctl.serving.docker_options import DockerOptions
 from deployctl.serving.docker_process import innermost_process, memory_held
 
 

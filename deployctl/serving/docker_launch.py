@@ -22,7 +22,9 @@ from deployctl.errors import (
 )
 from deployctl.serving import ports
 from deployctl.serving.docker import Engine
-from deployctl.serving.docker_options import SERVING_ROLE, TRIAL_ROLE, ContainerFacts, ContainerSpec, DockerOptions
+from deployctl.serving.docker_facts import ContainerFacts
+from deployctl.serving.docker_labels import SERVING_ROLE, TRIAL_ROLE
+from deployctl.serving.docker_options import ContainerSpec, DockerOptions
 from deployctl.serving.model_service import ModelService
 
 # After its server was asked to end: it is started again with what it served, or is of no use.

@@ -1,4 +1,4 @@
-"""Values between the Docker runtime and the engine: how a container is made, and what the engine says of it."""
+"""What the Docker runtime asks an engine for: how a container is made."""
 
 from __future__ import annotations
 
@@ -7,32 +7,15 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 from deployctl.domain.names import TargetName
 from deployctl.domain.serving import PullPolicy
+from deployctl.serving.docker_facts import ImageFacts
+from deployctl.serving.docker_labels import PROJECT_LABEL, TARGET_LABEL
 
-GRPC_PORT = 8500
-REST_PORT = 8501
 CONFIG_DIRECTORY = "/etc/deployctl"
 CONFIG_NAME = "models.config"
 MONITORING_NAME = "monitoring.config"
-
-TARGET_LABEL = "io.deployctl.target"
-# Which state directory it belongs to: two projects on one engine may both have a target `local`.
-PROJECT_LABEL = "io.deployctl.project"
-# What it was made from: another value means that a setting has changed.
-SPEC_LABEL = "io.deployctl.spec"
-ROLE_LABEL = "io.deployctl.role"
-# What its image was called when it was made: a name may come to mean another image.
-IMAGE_LABEL = "io.deployctl.image"
-# On containers that publish nothing and are reached at their own address.
-ISOLATED_LABEL = "io.deployctl.isolated"
-# On images of the embedded server, which has flags of its own.
-OURS_LABEL = "io.deployctl.model-server"
-
-SERVING_ROLE = "serving"
-TRIAL_ROLE = "trial"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,73 +81,6 @@ class DockerOptions:
     def labels(self) -> Mapping[str, str]:
         """The labels by which the target's containers are found."""
         return {TARGET_LABEL: str(self.target), PROJECT_LABEL: self.project}
-
-
-@dataclass(frozen=True, slots=True)
-class ImageFacts:
-    """An image on the engine.
-
-    Attributes:
-        id: "sha256:…" of its configuration.
-        digest: "NAME@sha256:…" by which a registry knows it; its id where it came from none.
-        user: as the image has it, "" for root.
-        ours: whether it holds the embedded server.
-    """
-
-    id: str
-    digest: str
-    user: str
-    ours: bool
-
-
-@dataclass(frozen=True, slots=True)
-class ContainerFacts:
-    """A container on the engine.
-
-    Attributes:
-        status: "created", "running", "restarting", "paused", "exited" or "dead".
-        health: "healthy", "unhealthy" or "starting" where its image checks itself, else "".
-        started_at: RFC 3339, as the engine gives it.
-        restarts: how often its restart policy has started it again.
-        rest_address: host and port of the engine's machine, None where none is published now; so `grpc_address`.
-        memory_limit: in bytes, 0 for none.
-        pid: of its first process, on the engine's machine; 0 where it does not run.
-    """
-
-    id: str
-    name: str
-    status: str
-    exit_code: int
-    oom_killed: bool
-    health: str
-    started_at: str
-    restarts: int
-    image_id: str
-    labels: Mapping[str, str]
-    rest_address: tuple[str, int] | None
-    grpc_address: tuple[str, int] | None
-    memory_limit: int
-    pid: int
-
-    @property
-    def running(self) -> bool:
-        """Whether it is under way, or on its way back."""
-        return self.status in {"running", "paused", "restarting"}
-
-    @property
-    def spec(self) -> str:
-        """What it was made from."""
-        return self.labels.get(SPEC_LABEL, "")
-
-    @property
-    def image_name(self) -> str:
-        """What its image was called when it was made, "" where it does not say."""
-        return self.labels.get(IMAGE_LABEL, "")
-
-    @property
-    def role(self) -> str:
-        """Whether it serves or was only tried."""
-        return self.labels.get(ROLE_LABEL, SERVING_ROLE)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -268,21 +184,6 @@ def repository_and_tag(name: str) -> tuple[str, str]:
         return repository, digest
     repository, colon, tag = name.rpartition(":")
     return (repository, tag) if colon and "/" not in tag else (name, "latest")
-
-
-def address_of(found: Mapping[str, Any], port: int) -> tuple[str, int] | None:
-    """Returns where a port of a container is reached: as published, or, isolated, at its own address.
-
-    Args:
-        found: what the engine says of the container, as `docker inspect`.
-        port: of the server, inside.
-    """
-    settings = found["NetworkSettings"]
-    if ISOLATED_LABEL in (found["Config"].get("Labels") or {}):
-        own = [str(each["IPAddress"]) for each in (settings.get("Networks") or {}).values() if each.get("IPAddress")]
-        return (own[0], port) if own else None
-    bindings = (settings.get("Ports") or {}).get(f"{port}/tcp")
-    return (str(bindings[0]["HostIp"]), int(bindings[0]["HostPort"])) if bindings else None
 
 
 def _pair(text: str, separator: str) -> tuple[str, str]:

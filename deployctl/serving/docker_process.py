@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from deployctl.serving.docker_options import ContainerFacts
+from deployctl.serving.docker_facts import ContainerFacts
 
 _CGROUPS = Path("/sys/fs/cgroup")
 

@@ -18,8 +18,8 @@ from deployctl.errors import (
     ServerUnavailableError,
 )
 from deployctl.serving.docker import Engine
+from deployctl.serving.docker_facts import ContainerFacts
 from deployctl.serving.docker_launch import QUICK_STOP_S, Launcher
-from deployctl.serving.docker_options import ContainerFacts
 
 _REVIVALS = 3
 _KILLED = 137

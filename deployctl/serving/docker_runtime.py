@@ -31,17 +31,10 @@ from deployctl.serving.config import normal
 from deployctl.serving.docker import Engine
 from deployctl.serving.docker_address import engine_address
 from deployctl.serving.docker_detail import detail, identity
+from deployctl.serving.docker_facts import ContainerFacts, ImageFacts
+from deployctl.serving.docker_labels import SERVING_ROLE
 from deployctl.serving.docker_launch import Launcher
-from deployctl.serving.docker_options import (
-    CONFIG_NAME,
-    MONITORING_NAME,
-    SERVING_ROLE,
-    ContainerFacts,
-    ContainerSpec,
-    DockerOptions,
-    ImageFacts,
-    container_spec,
-)
+from deployctl.serving.docker_options import CONFIG_NAME, MONITORING_NAME, ContainerSpec, DockerOptions, container_spec
 from deployctl.serving.docker_recovery import Recovery
 from deployctl.serving.interface import Image, ImageRuntime
 from deployctl.serving.network import NetworkRuntime
@@ -186,16 +179,26 @@ class DockerRuntime(NetworkRuntime, ImageRuntime):
             return ServerState(ServerCondition.UNREACHABLE, Endpoints("", ""), {"engine": str(error)})
         if container is None:
             return ServerState(ServerCondition.STOPPED, self._launcher().endpoints(None))
-        endpoints = self._launcher().endpoints(container)
-        if not container.running:
-            condition = ServerCondition.UNREACHABLE
-        else:
-            answers = bool(endpoints.grpc) and self._service_at(endpoints.grpc).answers(timeout_s=timeout_s)
-            condition = ServerCondition.READY if answers else ServerCondition.UNREACHABLE
         image = self._engine().image_name(container.image_id)
         return ServerState(
-            condition, endpoints, detail(container, image, self._options, self._engine()), identity(container, image)
+            self._condition_of(container, timeout_s),
+            self._launcher().endpoints(container),
+            detail(container, image, self._options, self._engine()),
+            identity(container, image),
         )
+
+    def condition(self, *, timeout_s: float) -> ServerCondition:
+        """Returns how the server is, without asking the engine for its image and its memory."""
+        try:
+            container = self._find()
+        except EngineError:
+            return ServerCondition.UNREACHABLE
+        return ServerCondition.STOPPED if container is None else self._condition_of(container, timeout_s)
+
+    def _condition_of(self, container: ContainerFacts, timeout_s: float) -> ServerCondition:
+        endpoint = self._launcher().endpoints(container).grpc
+        answers = container.running and bool(endpoint) and self._service_at(endpoint).answers(timeout_s=timeout_s)
+        return ServerCondition.READY if answers else ServerCondition.UNREACHABLE
 
     def apply(self, config: ServingConfig, *, timeout_s: float) -> None:
         """Writes `config`, then sends it; a server that has ended by itself is started with it.

@@ -13,7 +13,7 @@ from deployctl.domain.lease import LeaseRecord
 from deployctl.domain.names import LabelName, ModelName, VersionNumber
 from deployctl.domain.revision import Desired
 from deployctl.domain.saved_model import Signature
-from deployctl.domain.serving import Endpoints, ServerState, ServingConfig, VersionStatus
+from deployctl.domain.serving import Endpoints, ServerCondition, ServerState, ServingConfig, VersionStatus
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,6 +179,10 @@ class ServingRuntime(abc.ABC):
     @abc.abstractmethod
     def state(self, *, timeout_s: float) -> ServerState:
         """Returns what is known of the server; never raises for a server that is down."""
+
+    def condition(self, *, timeout_s: float) -> ServerCondition:
+        """Returns of `state` only how the server is, which some runtimes know sooner; never raises either."""
+        return self.state(timeout_s=timeout_s).condition
 
     @abc.abstractmethod
     def apply(self, config: ServingConfig, *, timeout_s: float) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,7 +14,7 @@ from typing import Any
 import pytest
 
 from tests.support.s3 import CREDENTIALS, Bucket
-from tests.support.workspace import HALF_PLUS_THREE, HALF_PLUS_TWO, Workspace, ask, with_unknown_op
+from tests.support.workspace import HALF_PLUS_THREE, HALF_PLUS_TWO, TIMEOUT_S, Workspace, ask, with_unknown_op
 
 pytestmark = [pytest.mark.docker, pytest.mark.tensorflow, pytest.mark.xdist_group("docker")]
 
@@ -45,6 +47,35 @@ def test_publish_promote_predict_and_roll_back_across_a_container(
     assert "ready" in workspace.ok("logs")
     workspace.ok("down")
     assert "stopped" in workspace.run("status").stdout
+
+
+def test_a_hot_rollback_does_not_wait_for_the_engines_sdk_to_load(docker_workspace: MakeWorkspace) -> None:
+    workspace = docker_workspace()
+    workspace.publish("half", HALF_PLUS_TWO, HALF_PLUS_THREE)
+    workspace.ok("up")
+    workspace.ok("promote", "half@1")
+    workspace.ok("promote", "half@2")
+    code = (
+        "import sys; sys.argv = ['deployctl', 'rollback', 'half']\n"
+        "from deployctl.cli.app import main\n"
+        "try: main()\n"
+        "finally: print(*sys.modules)"
+    )
+
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=workspace.root,
+        env=workspace.child_environment,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=TIMEOUT_S,
+    )
+
+    loaded = set(done.stdout.split())
+    assert ask(workspace.rest(), "half") == 3.0
+    assert "deployctl.serving.docker_runtime" in loaded
+    assert loaded.isdisjoint(("docker", "requests", "urllib3"))
 
 
 def test_gates_load_a_version_in_a_container_that_reaches_nothing(

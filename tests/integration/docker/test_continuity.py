@@ -11,7 +11,7 @@ import pytest
 from deployctl.domain.serving import ServerCondition, ServingConfig
 from deployctl.errors import ServerExitedError, ServerUnavailableError, ServerUnhealthyError
 from deployctl.serving.docker import Engine
-from deployctl.serving.docker_options import PROJECT_LABEL, ROLE_LABEL
+from deployctl.serving.docker_labels import PROJECT_LABEL, ROLE_LABEL
 from deployctl.serving.docker_process import memory_held
 from deployctl.serving.docker_runtime import DockerRuntime
 from deployctl.serving.ports import free_ports

@@ -19,7 +19,7 @@ from deployctl.errors import (
     SettingsError,
 )
 from deployctl.serving.docker import Engine
-from deployctl.serving.docker_options import PROJECT_LABEL
+from deployctl.serving.docker_labels import PROJECT_LABEL
 from tests.support.docker import DockerPlace
 from tests.support.models import TensorFlowModels
 from tests.support.serving import HALF_PLUS_TWO, TIMEOUT_S, answer, spec
