@@ -99,6 +99,8 @@ def _write_notes(target: TargetStatus) -> None:
         write(str(freeze))
     for operation in target.operations:
         write(f"{target.name}: {operation} is in phase {operation.phase}")
+    for words in target.drift:
+        write(f"{target.name}: {words}")
     for served in target.models:
         drift = () if served.running else served.drift
         for words in (*drift, *map(_owed_review, served.unreviewed)):
@@ -150,12 +152,13 @@ def style_state(target: TargetStatus, served: ModelOnTarget | None) -> str:
     if target.error:
         return style("unreachable", "red", sys.stdout)
     if served is None:
-        return "ready"
+        return style("drift", "red", sys.stdout) if target.drift else "ready"
     if served.running:
         return style("progressing", "yellow", sys.stdout)
     if served.interrupted:
         return style("interrupted", "yellow", sys.stdout)
-    return style("drift", "red", sys.stdout) if served.drift else style("healthy", "green", sys.stdout)
+    drift = served.drift or target.drift
+    return style("drift", "red", sys.stdout) if drift else style("healthy", "green", sys.stdout)
 
 
 def _unhealthy(target: TargetStatus) -> str:
@@ -165,4 +168,6 @@ def _unhealthy(target: TargetStatus) -> str:
     if interrupted:
         return f"an operation on {', '.join(interrupted)} on {target.name} was interrupted"
     drifted = ", ".join(served.name for served in target.models if served.drift)
+    if not drifted:
+        return f"the server of {target.name} would not start with what is recorded: {target.drift[0]}"
     return f"target {target.name} does not serve what is recorded for {drifted}"

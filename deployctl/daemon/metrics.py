@@ -198,7 +198,7 @@ def _add_target(page: Page, name: TargetName, found: TargetStatus | None, health
         return
     page.add("deployctl_target_healthy", found.healthy, name)
     page.add("deployctl_target_frozen", bool(found.freezes), name)
-    page.add("deployctl_target_drift", sum(len(model.drift) for model in found.models), name)
+    page.add("deployctl_target_drift", len(found.drift) + sum(len(model.drift) for model in found.models), name)
     for model in found.models:
         _add_model(page, (name, model.name), model)
 

@@ -21,6 +21,7 @@ def target_document(target: TargetStatus) -> dict[str, Any]:
         "healthy": target.healthy,
         "endpoints": {"rest": target.endpoints.rest, "grpc": target.endpoints.grpc},
         "detail": dict(target.detail),
+        "drift": list(target.drift),
         "error": target.error,
         "freezes": [freeze_document(freeze) for freeze in target.freezes],
         "models": [_model_document(served) for served in target.models],

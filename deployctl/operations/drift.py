@@ -31,6 +31,17 @@ def version_drift(desired: Sequence[VersionNumber], statuses: Sequence[VersionSt
     return tuple(words)
 
 
+def model_drift(
+    target: Target, model: ModelName, desired: Desired, statuses: Sequence[VersionStatus], *, timeout_s: float
+) -> tuple[str, ...]:
+    """Returns how the versions and labels that a server has of a model differ from `desired`, one sentence each.
+
+    Raises:
+        ServerError: the server does not answer.
+    """
+    return (*version_drift(desired.versions, statuses), *_label_drift(target, model, desired, statuses, timeout_s))
+
+
 def drift(target: Target, *, timeout_s: float) -> tuple[str, ...]:
     """Returns how a server that answers, and the file that it starts from, differ from the record, one sentence each.
 
@@ -47,10 +58,9 @@ def drift(target: Target, *, timeout_s: float) -> tuple[str, ...]:
         statuses = target.runtime.statuses(model, timeout_s=timeout_s)
         coming = {each.version for each in statuses if each.state in _ON_ITS_WAY}
         settled = [version for version in desired.versions if version not in coming]
-        words += [f"{model}{each}" for each in version_drift(settled, statuses)]
-        available = {each.version for each in statuses if each.state is VersionState.AVAILABLE}
-        words += _label_drift(target, model, desired, available, timeout_s)
-    return (*words, *_file_drift(target))
+        found = model_drift(target, model, Desired(tuple(settled), desired.labels), statuses, timeout_s=timeout_s)
+        words += [f"{model}{each}" if each.startswith("@") else f"{model}: {each}" for each in found]
+    return (*words, *file_drift(target))
 
 
 def lost(target: Target, *, timeout_s: float) -> dict[ModelName, tuple[VersionNumber, ...]]:
@@ -65,21 +75,23 @@ def lost(target: Target, *, timeout_s: float) -> dict[ModelName, tuple[VersionNu
 
 
 def _label_drift(
-    target: Target, model: ModelName, desired: Desired, available: set[VersionNumber], timeout_s: float
+    target: Target, model: ModelName, desired: Desired, statuses: Sequence[VersionStatus], timeout_s: float
 ) -> Iterator[str]:
+    available = {each.version for each in statuses if each.state is VersionState.AVAILABLE}
     for label, version in desired.labels.items():
         if version not in available:
             continue
         try:
             answering, _ = target.runtime.answering_version(ServedSpec(model, label=label), timeout_s=timeout_s)
         except (NotFoundError, InvalidRequestError, ServerRefusedError):
-            yield f"{model}: label {label} is at @{version} by the record, and answers nothing"
+            yield f"label {label} is at @{version} by the record, and answers nothing"
         else:
             if answering != version:
-                yield f"{model}: label {label} is at @{version} by the record, and @{answering} answers"
+                yield f"label {label} is at @{version} by the record, and @{answering} answers"
 
 
-def _file_drift(target: Target) -> Iterator[str]:
+def file_drift(target: Target) -> Iterator[str]:
+    """Gives how the file that the server starts from differs from the record, one sentence each."""
     try:
         written, recorded = target.runtime.written(), target.recorded_config()
     except SettingsError as error:

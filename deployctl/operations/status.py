@@ -12,11 +12,11 @@ from deployctl.domain.hold import Freeze
 from deployctl.domain.names import LabelName, ModelName, TargetName, VersionNumber
 from deployctl.domain.operation import OperationRecord, OperationState
 from deployctl.domain.revision import Revision, RevisionState
-from deployctl.domain.serving import Endpoints, ServerCondition, ServerState, VersionState, VersionStatus
+from deployctl.domain.serving import Endpoints, ServerCondition, VersionState, VersionStatus
 from deployctl.domain.transition import rollback_version
 from deployctl.errors import DeployctlError
 from deployctl.operations.context import Context
-from deployctl.operations.drift import version_drift
+from deployctl.operations.drift import file_drift, model_drift
 from deployctl.operations.holds import unreviewed
 from deployctl.operations.known_good import known_good
 from deployctl.operations.rollback import estimate
@@ -24,6 +24,8 @@ from deployctl.operations.rollout import RolloutClass
 from deployctl.operations.target import Target
 
 STATUS_TIMEOUT_S = 3.0
+# So often it is looked again where somebody changed the target meanwhile.
+_LOOKS = 3
 _LOOK_BACK = 50
 
 
@@ -71,6 +73,8 @@ class TargetStatus:
     Attributes:
         freezes: those in force.
         operations: those that are changing it now.
+        drift: how the file that the server starts from differs from the record, one sentence each; () while an
+            operation is changing it.
         error: why its models' states could not be asked for.
     """
 
@@ -82,6 +86,7 @@ class TargetStatus:
     models: tuple[ModelOnTarget, ...]
     freezes: tuple[Freeze, ...] = ()
     operations: tuple[OperationRecord, ...] = ()
+    drift: tuple[str, ...] = ()
     error: str = ""
 
     @property
@@ -92,7 +97,7 @@ class TargetStatus:
         """
         settled = all(model.running or not (model.drift or model.interrupted) for model in self.models)
         idle = not self.models and self.state is ServerCondition.STOPPED
-        return (idle or self.state is ServerCondition.READY) and not self.error and settled
+        return (idle or self.state is ServerCondition.READY) and not (self.error or self.drift) and settled
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,8 +117,25 @@ def target_status(
 ) -> TargetStatus:
     """Returns what `target` serves, of one model if it is given; a server that is down is a state, not an error.
 
-    With `verify` the files of every version that should be loaded are compared with their manifests.
+    What it tells of drift is what a reconciliation would put right. With `verify` the files of every version that
+    should be loaded are compared with their manifests.
     """
+    for _ in range(_LOOKS):
+        before = _recorded(target)
+        found = _look(target, context, model=model, verify=verify)
+        # What was changed between the look at the record and that at the server differs, and is no drift.
+        if found.healthy or _recorded(target) == before:
+            break
+    return found
+
+
+def _recorded(target: Target) -> tuple[set[str], dict[ModelName, int]]:
+    """Returns who holds leases, and each model's revision: what differs when something was changed in between."""
+    leases = {lease.operation for lease in target.lock.leases()}
+    return leases, {model: revision.number for model, revision in target.recorded().items()}
+
+
+def _look(target: Target, context: Context, *, model: ModelName | None, verify: bool) -> TargetStatus:
     # Asked before the record: an operation that ends in between is seen as done, not as cut off.
     running, now = _running(target, context), context.clock.now()
     state = target.runtime.state(timeout_s=STATUS_TIMEOUT_S)
@@ -123,14 +145,16 @@ def target_status(
         if model is not None and revision.model != model:
             continue
         statuses: tuple[VersionStatus, ...] = ()
+        drift: tuple[str, ...] = ()
         if state.condition is ServerCondition.READY:
             try:
                 statuses = target.runtime.statuses(revision.model, timeout_s=STATUS_TIMEOUT_S)
+                drift = _drift(target, revision, statuses)
             except DeployctlError as failure:
                 error = str(failure)
         operation = running.get(revision.model, running.get(None))
         interrupted = revision.model in pending and operation is None
-        served = _on_target(target, revision, state, statuses, interrupted=interrupted, running=operation, now=now)
+        served = _on_target(target, revision, statuses, drift, interrupted=interrupted, running=operation, now=now)
         models.append(replace(served, drift=served.drift + _changed_files(target, revision)) if verify else served)
     return TargetStatus(
         name=target.name,
@@ -141,6 +165,7 @@ def target_status(
         models=tuple(models),
         freezes=tuple(each for each in target.lineage.freezes(target.name) if each.in_force(now)),
         operations=tuple(running.values()),
+        drift=tuple(file_drift(target)) if state.condition is ServerCondition.READY and not running else (),
         error=error,
     )
 
@@ -155,8 +180,8 @@ def _running(target: Target, context: Context) -> dict[ModelName | None, Operati
 def _on_target(
     target: Target,
     revision: Revision,
-    state: ServerState,
     statuses: tuple[VersionStatus, ...],
+    drift: tuple[str, ...],
     *,
     interrupted: bool,
     running: OperationRecord | None,
@@ -164,7 +189,6 @@ def _on_target(
 ) -> ModelOnTarget:
     desired = revision.desired
     available = {status.version for status in statuses if status.state is VersionState.AVAILABLE}
-    ready = state.condition is ServerCondition.READY
     return ModelOnTarget(
         name=revision.model,
         revision=revision.number,
@@ -176,11 +200,24 @@ def _on_target(
         actor=revision.actor,
         reason=revision.reason,
         rollback=_readiness(target, revision.model, available, now),
-        drift=version_drift(desired.versions, statuses) if ready else (),
+        drift=drift,
         interrupted=interrupted,
         running=running,
         unreviewed=unreviewed(target.lineage, target.name, revision.model),
     )
+
+
+def _drift(target: Target, revision: Revision, statuses: tuple[VersionStatus, ...]) -> tuple[str, ...]:
+    """Returns how a model on a server that answers differs from the record, what is only lost on disk included."""
+    model, desired = revision.model, revision.desired
+    gone = [
+        f"@{each.version} is served, but its files are not on this machine"
+        for each in statuses
+        if each.state is VersionState.AVAILABLE
+        and each.version in desired.versions
+        and not target.repository.is_local(model, each.version)
+    ]
+    return (*model_drift(target, model, desired, statuses, timeout_s=STATUS_TIMEOUT_S), *gone)
 
 
 def _changed_files(target: Target, revision: Revision) -> tuple[str, ...]:

@@ -73,6 +73,7 @@ _TARGET = record(
     healthy=BOOLEAN,
     endpoints=record(rest=TEXT, grpc=TEXT),
     detail=ANYTHING,
+    drift=listed(TEXT),
     error=TEXT,
     freezes=listed(_FREEZE),
     models=listed(_SERVED),

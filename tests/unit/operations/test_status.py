@@ -1,8 +1,11 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
-from deployctl.domain.serving import ServerCondition
+from deployctl.domain.names import STABLE, ModelName, VersionNumber
+from deployctl.domain.serving import ServedModel, ServerCondition, ServingConfig
 from deployctl.operations.rollout import RolloutClass
 from deployctl.operations.status import TargetStatus, target_status
 from tests.support.memory_server import Killed
@@ -56,6 +59,63 @@ def test_what_the_server_lacks_and_what_it_has_too_much_is_drift(world: World) -
 
     assert not found.healthy
     assert set(found.models[0].drift) == {"@1 is END", "@2 is END", "@3 is served, but not recorded"}
+
+
+def move_the_label(world: World, version: int) -> None:
+    """Tells the server where `stable` is, past deployctl; the file stays as it was."""
+    file = world.server.file
+    model = replace(file.models[0], labels={STABLE: VersionNumber(version)})
+    world.server.apply(ServingConfig((model,)), timeout_s=1.0)
+    world.server.file = file
+
+
+def test_a_label_that_was_moved_alone_is_drift(world: World) -> None:
+    world.promote(1)
+    world.promote(2)
+    move_the_label(world, 1)
+
+    found = status(world)
+
+    assert not found.healthy
+    assert found.models[0].drift == ("label stable is at @2 by the record, and @1 answers",)
+    assert found.drift == ()
+
+
+def test_a_file_that_was_edited_is_drift_of_the_target(world: World) -> None:
+    world.promote(1)
+    stranger = ServedModel(ModelName("stranger"), "/models/stranger", (VersionNumber(1),))
+    world.server.file = ServingConfig((*world.server.file.models, stranger))
+
+    found = status(world)
+
+    assert not found.healthy
+    assert (found.drift, found.models[0].drift) == (
+        ("stranger is in the file that the server starts from, but not recorded",),
+        (),
+    )
+
+
+def test_a_standby_that_is_loaded_and_whose_files_are_gone_is_told(world: World) -> None:
+    world.promote(1)
+    world.promote(2)
+    (world.directory / HALF / "1" / "saved_model.pb").unlink()
+    (world.directory / HALF / "1").rmdir()
+
+    assert "@1 is served, but its files are not on this machine" in status(world).models[0].drift
+
+
+def test_a_rollback_between_the_look_at_the_record_and_that_at_the_server_is_no_drift(world: World) -> None:
+    world.promote(1)
+    world.promote(2)
+
+    def go_back() -> None:
+        world.rollback()
+
+    world.fuse.at("statuses", 1, go_back)
+
+    found = status(world)
+
+    assert (found.healthy, found.models[0].live) == (True, 1)
 
 
 def test_an_interrupted_operation_is_told(world: World) -> None:
