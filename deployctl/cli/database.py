@@ -110,18 +110,24 @@ def rebuild(context: typer.Context, reason: ReasonOption = "", output: OutputOpt
 
 @audit_app.command("verify")
 def audit_verify(context: typer.Context, output: OutputOption = Output.TABLE) -> None:
-    """Follow the hash chain of all events; exit 10 if one was changed, removed or slipped in."""
+    """Follow the hash chain of all events; exit 10 if one was changed, removed or slipped in.
+
+    So it does where what is current on a target is not what the events say.
+    """
     from deployctl.documents.lineage import audit_document
-    from deployctl.lineage.audit import verify
+    from deployctl.lineage.audit import disagreement, verify
 
     with session(context).open() as deployment:
         result = verify(deployment.lineage)
+        problem = disagreement(deployment.lineage, tuple(deployment.settings.targets)) if result.is_intact else ""
     broken = result.broken
     if output is Output.JSON:
         write_json("audit", audit_document(result))
-    elif result.is_intact and output is Output.TABLE:
+    elif result.is_intact and not problem and output is Output.TABLE:
         write(f"{result.verified} events, each bound to the one before it")
     if broken:
         raise DatabaseError(
             f"event {broken.sequence} breaks the chain: {broken.reason}; {result.verified} events before it are intact"
         )
+    if problem:
+        raise DatabaseError(problem, hint="deployctl history")
