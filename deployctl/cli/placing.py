@@ -40,6 +40,7 @@ class PlacedGroup(TyperGroup):
         if is_for_another():
             from deployctl.cli.remote_child import admitted
 
+            ctx.invoked_subcommand = words[0] if words else None
             found = admitted(self, ctx, words)
             ctx._protected_args, ctx.args = found[:1], found[1:]
             return super().invoke(ctx)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import secrets
+import shlex
 import sys
 import threading
 import time
@@ -18,8 +19,17 @@ import typer
 
 from deployctl.cli.placing import Server
 from deployctl.cli.progress import TerminalObserver
-from deployctl.cli.remote_connection import Api, ConnectionLostError, api_of, is_in_the_clear
-from deployctl.cli.remote_files import Input, Outputs, file_input, safely_shown, send, standard_input, tree_input
+from deployctl.cli.remote_connection import Api, ConnectionLostError, RefusalError, api_of, is_in_the_clear
+from deployctl.cli.remote_files import (
+    Input,
+    Outputs,
+    file_input,
+    safely_shown,
+    send,
+    sendable_name,
+    standard_input,
+    tree_input,
+)
 from deployctl.cli.remote_rules import RULES, FileKind, Rule
 from deployctl.cli.words import Call, Word, read_call
 from deployctl.errors import DeployctlError, ServerUnavailableError, TimedOutError, UsageError
@@ -82,13 +92,18 @@ def run_there(call: Call, server: Server) -> None:
         try:
             if parcel.inputs:
                 send(api, parcel.inputs, model=next(iter(parcel.call.values("model")), None), observer=observer)
+        except RefusalError as error:
+            # As a wrong word is told here.
+            hint = f"deployctl {call.path[0]} --help" if error.exit_code == UsageError.exit_code else None
+            error.hint = error.hint or hint
+            raise
         except ConnectionLostError as error:
             raise ServerUnavailableError(
                 f"the connection to {api.url.geturl()} broke: {error}", hint=f"curl -sS {api.url.geturl()}/healthz"
             ) from error
         # What this command shows from here on comes from there.
         observer.__exit__(None, None, None)
-        code = _Listener(api, parcel, rule, outputs).run()
+        code = _Listener(api, parcel, rule, outputs, options=_options(server)).run()
         outputs.keep()
     raise typer.Exit(code)
 
@@ -151,8 +166,9 @@ def _packed_value(parcel: _Parcel, kind: FileKind, value: str, stack: ExitStack)
 class _Listener:
     """Gives one command, and passes on what comes of it until it has ended."""
 
-    def __init__(self, api: Api, parcel: _Parcel, rule: Rule, outputs: Outputs) -> None:
+    def __init__(self, api: Api, parcel: _Parcel, rule: Rule, outputs: Outputs, *, options: str) -> None:
         self._api = api
+        self._options = options
         self._name = parcel.call.name
         self._reads = rule.reads
         self._outputs = outputs
@@ -241,8 +257,7 @@ class _Listener:
     def _interrupt(self) -> None:
         self._interrupts += 1
         if self._interrupts > 1:
-            hint = f"; deployctl op wait {self._operation}" if self._operation else ""
-            print(f"the command goes on at {self._api.url.geturl()}{hint}", file=sys.stderr)
+            print(f"the command goes on at {self._api.url.geturl()}; {self._what_became()}", file=sys.stderr)
             raise KeyboardInterrupt
         self._tell_of_interrupt()
 
@@ -258,11 +273,23 @@ class _Listener:
 
     def _give_up_in_time(self, error: Exception) -> None:
         if time.monotonic() - self._heard_at > _RECONNECT_S:
-            raise self._lost(f"the connection to {self._api.url.geturl()} was lost: {error}") from error
+            after = "" if self._reads else f", and what became of the {self._name} there is not known"
+            raise self._lost(f"the connection to {self._api.url.geturl()} was lost{after}: {error}") from error
 
     def _lost(self, words: str) -> TimedOutError:
-        wait = f"op wait {self._operation}" if self._operation and not self._reads else "status"
-        return TimedOutError(words, hint=f"deployctl --server {self._api.url.geturl()} {wait}")
+        return TimedOutError(words, hint=self._what_became())
+
+    def _what_became(self) -> str:
+        """Returns the command that tells what became of this one."""
+        if self._reads:
+            return f"deployctl {self._options} status"
+        return f"deployctl {self._options} op {f'wait {self._operation}' if self._operation else 'list'}"
+
+
+def _options(server: Server) -> str:
+    """Returns the words that name the same server, for another command; a token of the environment is there again."""
+    named = {"--server": server.url, "--token-file": server.token_file, "--ca-file": server.ca_file}
+    return shlex.join(word for option, value in named.items() if value for word in (option, value))
 
 
 def _request(parcel: _Parcel, key: str) -> dict[str, Any]:
@@ -277,7 +304,7 @@ def _request(parcel: _Parcel, key: str) -> dict[str, Any]:
         "host": actor.host,
         "ci": actor.ci,
         "inputs": [{**each.document(), "shown": safely_shown(each.shown)} for each in parcel.inputs],
-        "outputs": [{"name": os.path.basename(each), "shown": safely_shown(each)} for each in parcel.outputs],
+        "outputs": [{"name": sendable_name(each), "shown": safely_shown(each)} for each in parcel.outputs],
     }
 
 

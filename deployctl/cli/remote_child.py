@@ -15,6 +15,7 @@ from deployctl.bootstrap import AUTHORITY_VARIABLE
 from deployctl.cli.remote_rules import RULES, FileKind, Rule
 from deployctl.cli.words import Call, Word, read_call
 from deployctl.domain.authority import Authority, Role
+from deployctl.domain.reference import Latest, parse_reference
 from deployctl.errors import UsageError
 
 _NAMED_FILE = re.compile(r"(in|out):(\d{1,4})")
@@ -80,10 +81,15 @@ def _unsent(word: Word, value: str, kind: FileKind) -> Word:
     from deployctl.cli.validation import export_path
 
     match kind:
-        case FileKind.EXPORT | FileKind.URL if value.startswith("s3://"):
+        case FileKind.EXPORT | FileKind.URL | FileKind.SUBJECT if value.startswith("s3://"):
             return word
-        case FileKind.SUBJECT if value.startswith("s3://") or export_path(value) is None:
+        case FileKind.EXPORT if "://" in value:
+            raise UsageError(f"{value!r} is neither a path nor s3://BUCKET/KEY", hint="deployctl publish --help")
+        case FileKind.SUBJECT if export_path(value) is None:
             return word
+        case FileKind.SUBJECT if "/" not in value:
+            # It was no file where it was typed, so it is a model, whatever has the same name here.
+            return replace(word, value=str(parse_reference(value, default=Latest())))
         case FileKind.COMMIT if not os.path.isdir(value):
             return word
         case _:

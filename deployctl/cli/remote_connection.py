@@ -19,7 +19,6 @@ from deployctl.cli.placing import Server
 from deployctl.errors import DeployctlError, ServerUnavailableError, UsageError
 
 TOKEN_VARIABLE = "DEPLOYCTL_TOKEN"  # noqa: S105 - the variable's name
-_CONNECT_TIMEOUT_S = 10.0
 _MAX_ERROR_BYTES = 1 << 20
 
 
@@ -51,12 +50,14 @@ class Api:
     Attributes:
         headers: sent with each request.
         timeout_s: how long to wait for the next bytes.
+        connect_timeout_s: how long to wait for a connection.
     """
 
     url: SplitResult
     headers: Mapping[str, str]
     context: ssl.SSLContext | None
     timeout_s: float = 30.0
+    connect_timeout_s: float = 10.0
 
     @contextmanager
     def request(
@@ -103,9 +104,9 @@ class Api:
     def _connected(self, timeout_s: float) -> http.client.HTTPConnection:
         host, port = self.url.hostname or "", self.url.port
         connection = (
-            http.client.HTTPSConnection(host, port, timeout=_CONNECT_TIMEOUT_S, context=self.context)
+            http.client.HTTPSConnection(host, port, timeout=self.connect_timeout_s, context=self.context)
             if self.url.scheme == "https"
-            else http.client.HTTPConnection(host, port, timeout=_CONNECT_TIMEOUT_S)
+            else http.client.HTTPConnection(host, port, timeout=self.connect_timeout_s)
         )
         try:
             connection.connect()

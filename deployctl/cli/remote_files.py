@@ -60,8 +60,8 @@ class Input:
 
     @property
     def name(self) -> str:
-        """The last part of its path."""
-        return os.path.basename(self.origin) or "root"
+        """The last part of its path, as it can be on any machine."""
+        return sendable_name(self.origin)
 
     def hashed(self) -> Input:
         """Returns this with the SHA-256 of each file."""
@@ -275,6 +275,11 @@ def _sha256(path: Path) -> str:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise UnreadableExportError(str(path), f"cannot be read: {error.strerror}") from error
+
+
+def sendable_name(path: str) -> str:
+    """Returns the last part of a path, without what is no text."""
+    return os.path.basename(path).encode(errors="replace").decode() or "root"
 
 
 def safely_shown(text: str) -> str:

@@ -18,6 +18,7 @@ import signal
 import struct
 import sys
 import termios
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -31,6 +32,9 @@ _CHUNK = 64 << 10
 _FILE_CHUNK = 192 << 10
 # How long after the end of the command what it left running may still write.
 _LAST_WORDS_S = 1.0
+# How long a command that changes nothing goes on when nobody listens: longer than a client tries to come back.
+UNHEARD_S = 90.0
+_LOOK_S = 5.0
 
 
 def main() -> None:
@@ -92,10 +96,12 @@ class _Runner:
         self._directory = directory
         self._command = command
         self._outputs = request["outputs"]
-        names = {each["path"].encode(): each["shown"].encode() for each in (*request["inputs"], *self._outputs)}
+        files = (*request["inputs"], *self._outputs)
+        names = {each["path"].encode(): each["shown"].encode(errors="backslashreplace") for each in files}
         self._streams = {name: _Text(names) for name in ("stdout", "stderr")}
         self._frames = os.open(directory / "frames", os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
         self._written = 0
+        self._ended_unheard = False
         signal.signal(signal.SIGINT, lambda *_: self._interrupt())
 
     def follow(self, streams: Mapping[str, int]) -> None:
@@ -107,9 +113,10 @@ class _Runner:
                 selector.register(descriptor, selectors.EVENT_READ, name)
             runs = True
             while selector.get_map():
-                ready = selector.select(None if runs else _LAST_WORDS_S)
+                ready = selector.select(_LOOK_S if runs else _LAST_WORDS_S)
                 if not ready and not runs:
                     break
+                self._end_if_unheard()
                 for key, _ in ready:
                     if key.data == "end":
                         runs = False
@@ -153,6 +160,18 @@ class _Runner:
         with suppress(OSError):
             while view:
                 view = view[os.write(self._frames, view) :]
+
+    def _end_if_unheard(self) -> None:
+        """Ends what is only to be shown, and is shown to nobody any more; the daemon may be gone as well as the client.
+
+        A daemon notes in the time of the request's file that somebody listens; the command, that it only reads.
+        """
+        if self._ended_unheard or not (self._directory / "reads").exists():
+            return
+        with suppress(OSError):
+            if time.time() - (self._directory / "request.json").stat().st_mtime > UNHEARD_S:
+                self._ended_unheard = True
+                self._interrupt()
 
     def _interrupt(self) -> None:
         # A terminal tells the processes that the command has started too.

@@ -17,19 +17,30 @@ def workspace(tmp_path: Path) -> Iterator[Workspace]:
     workspace.down()
 
 
+@pytest.fixture(params=["here", "elsewhere"])
+def either_way(workspace: Workspace, request: pytest.FixtureRequest) -> Iterator[Workspace]:
+    """As `workspace`, with commands that run here, and then with commands that a daemon runs for a client elsewhere."""
+    if request.param == "here":
+        yield workspace
+        return
+    with client_of(workspace) as client:
+        yield client
+
+
 @pytest.fixture(scope="module", params=["here", "elsewhere"])
 def served_either_way(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Iterator[Workspace]:
     """As `served`, with commands that run here, and then with commands that a daemon runs for a client elsewhere."""
     workspace = Workspace.make(tmp_path_factory.mktemp("served"))
-    if request.param == "here":
-        workspace.ok("up")
-        yield workspace
+    try:
+        if request.param == "here":
+            workspace.ok("up")
+            yield workspace
+            return
+        with client_of(workspace) as client:
+            client.ok("up")
+            yield client
+    finally:
         workspace.down()
-        return
-    with client_of(workspace) as client:
-        client.ok("up")
-        yield client
-    workspace.down()
 
 
 @pytest.fixture(scope="module")

@@ -18,11 +18,11 @@ pytestmark = [pytest.mark.tensorflow, pytest.mark.xdist_group("e2e-bad-input")]
 
 
 @pytest.fixture(scope="module")
-def with_model(served: Workspace) -> Workspace:
+def with_model(served_either_way: Workspace) -> Workspace:
     """The running workspace with half@1, promoted, and half@2."""
-    served.publish("half", HALF_PLUS_TWO, HALF_PLUS_THREE)
-    served.ok("promote", "half@1")
-    return served
+    served_either_way.publish("half", HALF_PLUS_TWO, HALF_PLUS_THREE)
+    served_either_way.ok("promote", "half@1")
+    return served_either_way
 
 
 @pytest.mark.parametrize(
@@ -117,7 +117,8 @@ def test_a_variable_that_is_no_setting_is_named(workspace: Workspace) -> None:
     workspace.fails(9, "up", environment={"DEPLOYCTL_TARGET": "nowhere"})
 
 
-def test_an_empty_repository_lists_nothing(workspace: Workspace) -> None:
+def test_an_empty_repository_lists_nothing(either_way: Workspace) -> None:
+    workspace = either_way
     assert workspace.ok("versions").startswith("no models in ")
     assert workspace.json("versions")["models"] == []
     assert workspace.ok("versions", "-o", "name") == ""
@@ -179,7 +180,8 @@ def test_a_port_that_is_taken_is_named_with_its_key(workspace: Workspace) -> Non
     assert workspace.json("status")["targets"][0]["state"] == "stopped"
 
 
-def test_a_crashed_server_is_seen_and_up_starts_another(workspace: Workspace) -> None:
+def test_a_crashed_server_is_seen_and_up_starts_another(either_way: Workspace) -> None:
+    workspace = either_way
     workspace.publish("half", HALF_PLUS_TWO)
     workspace.ok("up")
     workspace.ok("promote", "half@1")
@@ -254,7 +256,8 @@ def test_a_home_that_may_not_be_searched_holds_no_settings(tmp_path: Path) -> No
         home.chmod(0o755)
 
 
-def test_a_name_that_is_no_text_is_published_and_recorded(workspace: Workspace, tmp_path: Path) -> None:
+def test_a_name_that_is_no_text_is_published_and_recorded(either_way: Workspace, tmp_path: Path) -> None:
+    workspace = either_way
     export = shutil.copytree(HALF_PLUS_TWO, os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9"))
 
     done = workspace.run("publish", str(export), "--model", "half", "-m", os.fsdecode(b"caf\xe9"))

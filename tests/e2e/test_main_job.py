@@ -202,7 +202,8 @@ def test_what_others_put_there_is_adopted_and_promoted(served_either_way: Worksp
     assert served.json("adopt", "stranger")["known"] == [20260101]
 
 
-def test_down_and_up_keep_what_was_live_and_up_twice_is_one_server(workspace: Workspace) -> None:
+def test_down_and_up_keep_what_was_live_and_up_twice_is_one_server(either_way: Workspace) -> None:
+    workspace = either_way
     assert workspace.run("status").returncode == 0
     workspace.ok("up")
     workspace.publish("half", HALF_PLUS_TWO, HALF_PLUS_THREE)

@@ -2,15 +2,45 @@
 
 from __future__ import annotations
 
+import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from tests.support.daemon import RunningDaemon, daemon
-from tests.support.workspace import Workspace
+from tests.support.workspace import COMMAND, Workspace
 
 _ANSWERING = "answering at "
+
+
+@dataclass
+class Client(Workspace):
+    """A workspace as somebody with a token uses it from elsewhere, in a directory of their own.
+
+    Attributes:
+        root: the workspace's, for tests that look at what a command has done there.
+        place: where commands are typed.
+    """
+
+    place: Path = field(default_factory=Path)
+
+    def start(self, *words: str, stdout: int = subprocess.PIPE) -> subprocess.Popen[str]:
+        """Starts a command and does not wait for it."""
+        return subprocess.Popen(
+            [*COMMAND, *words],
+            cwd=self.place,
+            env=self.child_environment,
+            stdin=subprocess.DEVNULL,
+            stdout=stdout,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def run(self, *words: str, directory: Path | None = None, **options: Any) -> subprocess.CompletedProcess[str]:
+        """Runs a command to its end."""
+        return super().run(*words, directory=directory or self.place, **options)
 
 
 def address_of(running: RunningDaemon, *, after: int = 0) -> str:
@@ -21,7 +51,7 @@ def address_of(running: RunningDaemon, *, after: int = 0) -> str:
 
 def as_client(
     workspace: Workspace, url: str, *, role: str = "admin", name: str = "", words: tuple[str, ...] = ()
-) -> Workspace:
+) -> Client:
     """Returns the workspace as somebody with a token of their own uses it from elsewhere.
 
     No settings can be found: whatever a command does, it does at `url`.
@@ -29,16 +59,18 @@ def as_client(
     name = name or f"{role}-{len(list(workspace.root.glob('token-*')))}"
     token = workspace.ok("token", "create", name, "--role", role, *words, "-o", "name").split()[-1]
     (workspace.root / f"token-{name}").write_text(token)
+    place = workspace.root / "elsewhere"
+    place.mkdir(exist_ok=True)
     environment = {
         "DEPLOYCTL_SERVER": url,
         "DEPLOYCTL_TOKEN": token,
-        "DEPLOYCTL_CONFIG": str(workspace.root / "absent" / "deployctl.toml"),
+        "DEPLOYCTL_CONFIG": str(place / "absent" / "deployctl.toml"),
     }
-    return replace(workspace, environment={**workspace.environment, **environment})
+    return Client(workspace.root, {**workspace.environment, **environment}, place)
 
 
 @contextmanager
-def client_of(workspace: Workspace, **environment: str) -> Iterator[Workspace]:
+def client_of(workspace: Workspace, **environment: str) -> Iterator[Client]:
     """Runs a daemon in the workspace, and gives the workspace as an admin uses it from elsewhere.
 
     The daemon does nothing to the servers by itself.

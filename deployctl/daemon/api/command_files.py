@@ -27,8 +27,6 @@ from deployctl.processes import start_of
 MAX_RUNNING = 32
 # How long what a command has written can still be asked for after its end.
 KEPT_S = 900.0
-# How long a command that changes nothing goes on when nobody listens.
-UNHEARD_S = 30.0
 _START_TIMEOUT_S = 30.0
 _CHUNK = 256 << 10
 _RUNNER = "deployctl.cli.remote_runner"
@@ -54,7 +52,7 @@ class Command:
             return file.read(_CHUNK)
 
     def heard(self) -> None:
-        """Notes that somebody listens."""
+        """Notes that somebody listens; the runner ends a command that only reads when nobody has for long."""
         with suppress(OSError):
             os.utime(self.directory / "request.json")
 
@@ -74,10 +72,6 @@ class Command:
         if process is not None and self.is_running():
             with suppress(ProcessLookupError):
                 os.kill(process["pid"], signal.SIGINT)
-
-    def only_reads(self) -> bool:
-        """Whether it changes nothing, as it has said itself."""
-        return (self.directory / "reads").exists()
 
     def last_use(self) -> float:
         """Returns when it wrote or somebody listened, in seconds since the epoch."""
@@ -172,14 +166,10 @@ class Commands:
                 yield Command(place.parent)
 
     def tidy(self) -> None:
-        """Ends what nobody listens to and changes nothing, and removes what ended long ago."""
+        """Removes what ended long ago."""
         now = time.time()
         for command in self.all():
-            idle_s = now - command.last_use()
-            if command.is_running():
-                if idle_s > UNHEARD_S and command.only_reads():
-                    command.interrupt()
-            elif idle_s > KEPT_S:
+            if not command.is_running() and now - command.last_use() > KEPT_S:
                 shutil.rmtree(command.directory, ignore_errors=True)
         for left in self._root.glob("*/.*"):
             with suppress(OSError):

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import re
 import shlex
 import shutil
+import time
 from collections.abc import AsyncIterator, Iterator, Mapping
 from hashlib import sha256
 from pathlib import Path
@@ -25,7 +27,7 @@ from deployctl.daemon.api.command_request import CommandRequest, parse_command, 
 from deployctl.daemon.api.upload_files import Uploads
 from deployctl.domain.authority import Authority, Role
 from deployctl.domain.secret import masked
-from deployctl.errors import TimedOutError, UsageError
+from deployctl.errors import DeployctlError, TimedOutError, UsageError
 from deployctl.system import new_operation
 
 if TYPE_CHECKING:
@@ -47,7 +49,8 @@ def command_routes(work: Work) -> Iterator[Route]:
     async def give(request: Request) -> Response:
         wanted = parse_command(await json_body(request))
         command = await run_in_threadpool(_given, work, commands, request.state.authority, wanted)
-        return StreamingResponse(_frames(work, command, wanted.offset), media_type="application/x-ndjson")
+        frames = _frames(work, request.state.authority, command, wanted.offset)
+        return StreamingResponse(frames, media_type="application/x-ndjson")
 
     async def interrupt(request: Request) -> Response:
         owner = owner_of(request.state.authority)
@@ -91,7 +94,7 @@ async def json_body(request: Request) -> Any:
 
 
 def tidy(work: Work) -> None:
-    """Ends commands that nobody listens to, and removes what is no longer wanted of commands and uploads."""
+    """Removes what is no longer wanted of commands and uploads."""
     Commands(remote_directory(work) / "commands").tidy()
     for directory in (remote_directory(work) / "uploads").glob("*"):
         Uploads(directory, max_bytes=0).discard_old()
@@ -153,16 +156,21 @@ def _named(word: str, names: Mapping[str, str]) -> str:
     return f"{option}={names[value]}" if equals and value in names else names.get(word, word)
 
 
-async def _frames(work: Work, command: Command, offset: int) -> AsyncIterator[bytes]:
-    """Yields what the command writes from byte `offset` on until it has ended, or the daemon has."""
-    pause_s, quiet_s, tail = _FIRST_PAUSE_S, 0.0, b"\n"
+async def _frames(work: Work, authority: Authority, command: Command, offset: int) -> AsyncIterator[bytes]:
+    """Yields what the command writes from byte `offset` on until it has ended, the daemon has, or the token."""
+    pause_s, tail, looked_at, said_at = _FIRST_PAUSE_S, b"\n", -math.inf, time.monotonic()
     while not work.stopping.is_set():
+        if time.monotonic() - looked_at > _BEAT_S:
+            looked_at = time.monotonic()
+            if not await run_in_threadpool(_is_in_force, work, authority):
+                return
+            command.heard()
         running = command.is_running()
         data = command.read(offset)
         if data:
             yield data
             offset, tail = offset + len(data), (tail + data)[-64:]
-            pause_s, quiet_s = _FIRST_PAUSE_S, 0.0
+            pause_s, said_at = _FIRST_PAUSE_S, time.monotonic()
             if _END.search(tail):
                 return
             continue
@@ -170,8 +178,19 @@ async def _frames(work: Work, command: Command, offset: int) -> AsyncIterator[by
             yield _LOST
             return
         await asyncio.sleep(pause_s)
-        quiet_s, pause_s = quiet_s + pause_s, min(2 * pause_s, _LONGEST_PAUSE_S)
-        if quiet_s > _BEAT_S and tail.endswith(b"\n"):
-            command.heard()
-            quiet_s = 0.0
+        pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
+        if time.monotonic() - said_at > _BEAT_S and tail.endswith(b"\n"):
+            said_at = time.monotonic()
             yield b"\n"
+
+
+def _is_in_force(work: Work, authority: Authority) -> bool:
+    """Whether a token was neither revoked nor has expired since a command was given with it."""
+    shared = work.shared
+    try:
+        return any(
+            each.id == authority.id for each in shared.lineage.tokens() if each.in_force(shared.context.clock.now())
+        )
+    except DeployctlError:
+        # Whoever was let in stays for as long as the database is away.
+        return True

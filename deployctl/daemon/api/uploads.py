@@ -70,8 +70,10 @@ def _number(text: str | None) -> int:
 
 
 def _lacking(work: Work, uploads: Uploads, model: ModelName | None, files: Sequence[SentFile]) -> dict[str, int]:
+    # What lay here since an earlier command is read again: a version is to have the bytes that the client has.
+    missing = [each for each in files if not uploads.holds_good(each)]
     if model is not None:
-        _offer_versions(work, uploads, model, [each for each in files if not uploads.holds(each)])
+        _offer_versions(work, uploads, model, missing)
     return uploads.lacking(files)
 
 

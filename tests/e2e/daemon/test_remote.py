@@ -7,6 +7,7 @@ import http.client
 import json
 import os
 import shutil
+import socket
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -16,7 +17,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from tests.support.remote import as_client, client_of
+from tests.support.remote import as_client, client_of, commands_directory
 from tests.support.workspace import HALF_PLUS_THREE, HALF_PLUS_TWO, TIMEOUT_S, Workspace
 
 pytestmark = [pytest.mark.xdist_group("e2e-remote")]
@@ -188,3 +189,93 @@ def test_clients_at_once_publish_each_its_own_and_files_come_back(client: Worksp
     absent = client.fails(1, "publish", "absent/export")
     assert "absent/export" in absent
     assert ".deployctl" not in absent
+
+
+def test_output_of_many_megabytes_arrives_whole(host: Workspace, client: Workspace) -> None:
+    lines = [f"{number:07d} {'ab€' * 20}\n" for number in range(100_000)]
+    log = host.root / ".deployctl" / "local" / "server.log"
+    log.parent.mkdir(parents=True, exist_ok=True)
+    log.write_text("".join(lines))
+
+    shown = client.ok("logs", "-n", str(len(lines)))
+
+    assert len(shown.encode()) > 8_000_000
+    assert shown == "".join(lines)
+
+
+def test_a_file_that_is_not_what_it_should_be_is_neither_taken_nor_used(
+    host: Workspace, client: Workspace, tmp_path: Path
+) -> None:
+    export = shutil.copytree(HALF_PLUS_TWO, tmp_path / "export")
+    (export / "assets.extra").mkdir()
+    blob = os.urandom(1 << 16)
+    (export / "assets.extra" / "blob").write_bytes(blob)
+    name = hashlib.sha256(blob).hexdigest()
+    path = f"/v1/uploads/{name}?offset=0&size={len(blob)}"
+    announced = {"model": "rot", "files": [{"path": "", "sha256": name, "size": len(blob)}]}
+
+    status, document = _request(client, "PUT", path, bytes(len(blob)))
+    assert (status, "has the SHA-256" in document["error"]) == (400, True)
+    assert _request(client, "POST", "/v1/uploads", announced)[1] == {"lacking": {name: 0}}
+
+    # What has come as it should, and was damaged where it lay.
+    assert _request(client, "PUT", path, blob)[0] == 200
+    (kept,) = commands_directory(host).glob(f"uploads/*/whole/{name}")
+    kept.write_bytes(bytes(len(blob)))
+    client.ok("publish", str(export), "--model", "rot")
+    assert (host.root / "models" / "rot" / "1" / "assets.extra" / "blob").read_bytes() == blob
+
+
+def test_a_model_is_meant_where_the_daemons_machine_has_a_directory_of_that_name(
+    host: Workspace, client: Workspace
+) -> None:
+    client.publish("namesake", HALF_PLUS_TWO)
+    (host.root / "namesake").mkdir()
+
+    judged = client.json("validate", "namesake", "--gate", "integrity")
+
+    assert (judged["subject"], judged["passed"]) == ("namesake@1", True)
+    assert "is neither a path nor s3://" in client.fails(2, "publish", "http://a/b", "--model", "x", hint="publish")
+
+
+def test_who_was_refused_a_name_is_told_how_the_command_is_typed(client: Workspace, tmp_path: Path) -> None:
+    export = shutil.copytree(HALF_PLUS_TWO, tmp_path / "no name")
+
+    client.fails(2, "publish", str(export), hint="deployctl publish --help")
+
+
+def _offered(client: Workspace, *parts: str, **environment: str) -> list[str]:
+    """Returns what bash is offered."""
+    words = ("deployctl", *parts)
+    variables = {"COMP_WORDS": "\n".join(words), "COMP_CWORD": str(len(words) - 1)}
+    asking = {"_DEPLOYCTL_COMPLETE": "complete_bash", **variables, **environment}
+    done = client.run(environment=asking)
+    assert (done.returncode, done.stderr) == (0, "")
+    return done.stdout.split()
+
+
+def test_a_shell_is_offered_what_the_daemon_has_and_nothing_where_none_answers(client: Workspace) -> None:
+    client.publish("offered", HALF_PLUS_TWO, HALF_PLUS_THREE)
+
+    assert "offered@" in _offered(client, "promote", "")
+    assert _offered(client, "promote", "offered@") == ["offered@latest", "offered@2", "offered@1"]
+    assert _offered(client, "up", "l") == ["local"]
+    assert client.json("op", "list", "-n", "1")["operations"][0]["id"] in _offered(client, "op", "show", "2")
+    # The last one takes connections, and never answers.
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        for address in ("127.0.0.1:9", "nobody.invalid:1", f"127.0.0.1:{silent.getsockname()[1]}"):
+            assert _offered(client, "promote", "", DEPLOYCTL_SERVER=f"http://{address}") == []
+    assert _offered(client, "promote", "", DEPLOYCTL_TOKEN="wrong") == []
+
+
+def test_nobody_listens_any_more_with_a_token_that_was_revoked(host: Workspace, client: Workspace) -> None:
+    viewer = as_client(host, client.environment["DEPLOYCTL_SERVER"], role="viewer", name="leaving")
+    watching = viewer.start("status", "--watch")
+    assert watching.stdout is not None
+    assert watching.stdout.readline().startswith("TARGET")
+
+    client.ok("token", "revoke", "leaving")
+
+    _, words = watching.communicate(timeout=TIMEOUT_S)
+    assert watching.returncode == 1
+    assert "the token is wrong, was revoked or has expired" in words

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -148,3 +151,114 @@ def test_a_reader_that_leaves_ends_what_it_read(workspace: Workspace) -> None:
         (given,) = _given(workspace)
         process = int(json.loads((given / "process.json").read_text())["pid"])
         _await(lambda: not Path(f"/proc/{process}").exists())
+
+
+# A client that gives a connection up sooner than after a minute, and says what comes.
+_HASTY = """
+import sys
+from deployctl.cli import app, remote
+
+remote._RECONNECT_S = 1.0
+take = remote._Listener._take
+
+def take_and_tell(self, frame):
+    take(self, frame)
+    print("came:", *frame, file=sys.stderr, flush=True)
+
+remote._Listener._take = take_and_tell
+app.main()
+"""
+
+
+def _runner_of(given: Path) -> int:
+    return int(json.loads((given / "process.json").read_text())["pid"])
+
+
+def _begun(host: Workspace) -> Path:
+    """Returns the directory of the only command that was given, once it is run."""
+    (given,) = _await(lambda: [each for each in _given(host) if (each / "process.json").exists()])
+    return Path(given)
+
+
+def test_who_loses_a_daemon_for_good_is_told_what_may_go_on_there(workspace: Workspace) -> None:
+    workspace.publish("half", HALF_PLUS_TWO)
+    lock = workspace.root / "models" / "half" / ".deployctl" / "lock"
+    with daemon(workspace, **_IDLE) as running, lock.open("r+b") as held:
+        client = as_client(workspace, address_of(running))
+        # The publishing waits for this lock before it shows the version.
+        fcntl.flock(held, fcntl.LOCK_EX)
+        publishing = subprocess.Popen(
+            [sys.executable, "-c", _HASTY, "publish", str(HALF_PLUS_THREE), "--model", "half"],
+            cwd=client.place,
+            env=client.child_environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        assert publishing.stderr is not None
+        assert publishing.stderr.readline() == "came: began\n"
+        given = _begun(workspace)
+        running.kill()
+        _, words = publishing.communicate(timeout=TIMEOUT_S)
+
+    operation = json.loads((given / "frames").read_text().splitlines()[0])["began"]["operation"]
+    assert publishing.returncode == 4, words
+    assert "what became of the publish there is not known" in words
+    assert f"hint:  deployctl --server {client.environment['DEPLOYCTL_SERVER']} op wait {operation}" in words
+    # What was begun is brought to its end, without client and daemon.
+    _await(lambda: not Path(f"/proc/{_runner_of(given)}").exists())
+    assert workspace.json("op", "wait", operation)["outcome"] == "published"
+    assert workspace.ok("versions", "half", "-o", "name") == "half@1\nhalf@2\n"
+
+
+def test_what_is_shown_to_nobody_ends_though_client_and_daemon_are_gone(workspace: Workspace) -> None:
+    with daemon(workspace, **_IDLE) as running:
+        watching = as_client(workspace, address_of(running)).start("status", "--watch")
+        given = _begun(workspace)
+        _await(lambda: "stdout" in (given / "frames").read_text())
+        running.kill()
+        watching.kill()
+        watching.communicate(timeout=TIMEOUT_S)
+    runner = _runner_of(given)
+    assert Path(f"/proc/{runner}").exists()
+
+    long_ago = time.time() - 120.0
+    os.utime(given / "request.json", (long_ago, long_ago))
+
+    _await(lambda: not Path(f"/proc/{runner}").exists())
+    assert json.loads((given / "frames").read_text().splitlines()[-1]) == {"exit": 130}
+
+
+def test_an_interrupt_of_one_client_leaves_the_others_alone(workspace: Workspace) -> None:
+    workspace.ok("up")
+    workspace.publish("half", HALF_PLUS_TWO, HALF_PLUS_THREE)
+    workspace.publish("other", HALF_PLUS_TWO)
+    workspace.ok("promote", "half@1")
+    with client_of(workspace) as client:
+        interrupted = client.start("promote", "half@2")
+        lease = workspace.root / ".deployctl" / "local" / "leases" / "half.model.json"
+        command = _await(lambda: _process_in(lease))
+        with _halted(command):
+            other = client.start("promote", "other@1")
+            interrupted.send_signal(signal.SIGINT)
+            # The interrupt has come to the command's process, which is halted.
+            _await(lambda: _pending_signals(command) & 1 << signal.SIGINT - 1)
+        _, words = interrupted.communicate(timeout=TIMEOUT_S)
+        _, others = other.communicate(timeout=TIMEOUT_S)
+
+        assert (interrupted.returncode, "Traceback" in words) == (130, False), words
+        assert other.returncode == 0, others
+        assert (ask(workspace.rest(), "half"), ask(workspace.rest(), "other")) == (3.0, 3.0)
+        assert client.run("status").returncode == 0
+
+
+def _process_in(lease: Path) -> int | None:
+    with suppress(OSError, ValueError):
+        return int(json.loads(lease.read_text())["process"]["pid"])
+    return None
+
+
+def _pending_signals(pid: int) -> int:
+    """Returns the signals that a process has not taken yet, one bit each (proc_pid_status(5), ShdPnd)."""
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return int(next(line.split()[1] for line in lines if line.startswith("ShdPnd:")), 16)
