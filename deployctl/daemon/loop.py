@@ -203,7 +203,7 @@ class _Term:
                 return
             if self._clock.monotonic() >= told_at:
                 told_at = math.inf
-                _log.warning("the new settings are used once %s is done", " and ".join(left))
+                _log.warning("the new settings wait for the end of a step of %s", " and of ".join(left))
 
     def _step_aside(self) -> None:
         """Ends the work since another daemon leads; what does not end would go on beside it, and ends the process."""

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import signal
 import socket
+import threading
 import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 
+from tests.support.api import api_of, new_token
 from tests.support.daemon import daemon
+from tests.support.inbox import until
+from tests.support.remote import address_of, as_client
 from tests.support.workspace import HALF_PLUS_THREE, HALF_PLUS_TWO, TARGET, Workspace, ask
 
 PROMOTING = (
@@ -100,28 +108,89 @@ def test_log_lines_are_json_with_the_time_and_the_duty(workspace: Workspace) -> 
     assert set(line) == {"time", "level", "duty", "operation", "message"}
 
 
+def test_keeps_its_settings_when_the_new_ones_parse_and_lead_nowhere(workspace: Workspace) -> None:
+    with daemon(workspace) as running:
+        running.await_line("leading")
+        settings = workspace.root / "deployctl.toml"
+        settings.write_text(f'{settings.read_text()}\n[lineage]\nurl = "sqlite:///other.db"\n')
+
+        running.signal(signal.SIGHUP)
+
+        assert "has no schema yet" in running.await_line("the settings are kept as they were")["message"]
+        assert running.stop() == 0
+
+
+def test_new_settings_wait_for_the_step_in_progress_which_is_done_once(tmp_path: Path) -> None:
+    settings = '[daemon]\nstop_timeout_s = "100ms"\nlisten = ""\n[inboxes.exports]\npath = "exports"\n'
+    workspace = Workspace.make(tmp_path / "work", targets=settings)
+    (workspace.root / "exports" / "half").mkdir(parents=True)
+    own = workspace.root / "models" / "half" / ".deployctl"
+    own.mkdir(parents=True)
+    with daemon(workspace, DEPLOYCTL_DAEMON_LISTEN="", DEPLOYCTL_DAEMON_LEASE_S="1s") as running:
+        running.await_line("watching exports")
+        with (own / "lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            drop(workspace, HALF_PLUS_TWO)
+            until(lambda: bool(list(own.glob("staging/*/version/saved_model.pb"))), "the copy")
+
+            running.signal(signal.SIGHUP)
+
+            running.await_line("the new settings wait for the end of a step of inbox exports")
+            assert not any("leading" in line["message"] for line in running.lines()[2:])
+        running.await_line("half/made is published as half@1")
+        began = [line["message"] for line in running.lines()].index("the settings were read again")
+        running.await_line("watching exports", after=began)
+        assert running.stop() == 0
+    assert [each["version"] for each in workspace.json("versions", "half")["versions"]] == [1]
+
+
+def test_ends_in_time_whatever_its_clients_have_begun(workspace: Workspace) -> None:
+    settings = workspace.root / "deployctl.toml"
+    settings.write_text(f'{settings.read_text()}\n[daemon]\nstop_timeout_s = "2s"\n')
+    workspace.publish("half", HALF_PLUS_THREE)
+    server = promoted(workspace)
+    with daemon(workspace) as running, ExitStack() as stack:
+        url = address_of(running)
+        admin = replace(api_of(running), token=new_token(workspace, "root", "admin"))
+        client = as_client(workspace, url)
+        with halted(server):
+            words = {"reference": "half@1", "target": "local"}
+            begun = admin.ask("POST", "/v1/promote", words, headers={"Prefer": "respond-async"})
+            listening = threading.Thread(target=admin.ask, args=("GET", f"{begun.headers['location']}/events"))
+            listening.start()
+            promoting = client.start("promote", "half@1")
+            stack.callback(promoting.communicate)
+            stack.callback(promoting.kill)
+            until(lambda: bool(list(workspace.root.rglob("commands/*/*/process.json"))), "the command")
+            host, _, port = url.partition("//")[2].partition(":")
+            half_sent = stack.enter_context(socket.create_connection((host, int(port))))
+            half_sent.sendall(b"POST /v1/promote HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n{")
+
+            began = time.monotonic()
+            assert running.stop() == 0
+
+            assert time.monotonic() - began < 10
+            listening.join(60)
+            assert not listening.is_alive()
+        # The command goes on without the daemon.
+        until(lambda: ask(workspace.rest(), "half") == 4.0, "the promotion")
+
+
 def test_a_step_that_takes_too_long_is_parked_and_taken_up_at_the_next_start(tmp_path: Path) -> None:
     workspace = Workspace.make(tmp_path / "work", targets=PROMOTING)
     (workspace.root / "exports" / "half").mkdir(parents=True)
     try:
-        workspace.publish("half", HALF_PLUS_TWO)
-        workspace.ok("up")
-        workspace.ok("promote", "half@1")
-        server = int(workspace.json("status")["targets"][0]["detail"]["pid"])
+        server = promoted(workspace)
         with daemon(workspace) as running:
             running.await_line("watching exports")
-            os.kill(server, signal.SIGSTOP)
-            try:
-                shutil.copytree(HALF_PLUS_THREE, workspace.root / "exports" / "half" / ".made")
-                (workspace.root / "exports" / "half" / ".made").rename(workspace.root / "exports" / "half" / "made")
+            with halted(server):
+                drop(workspace, HALF_PLUS_THREE)
                 running.await_line("half@2 waits for local")
 
                 began = time.monotonic()
                 assert running.stop() == 0
 
                 assert time.monotonic() - began < 10
-            finally:
-                os.kill(server, signal.SIGCONT)
         with daemon(workspace) as running:
             running.await_line("half@2 serves stable on local")
             assert running.stop() == 0
@@ -130,3 +199,28 @@ def test_a_step_that_takes_too_long_is_parked_and_taken_up_at_the_next_start(tmp
         assert kinds.count("version.published") == 2
     finally:
         workspace.down()
+
+
+def promoted(workspace: Workspace) -> int:
+    """Serves half_plus_two, the newest version of half; returns the server's process."""
+    workspace.publish("half", HALF_PLUS_TWO)
+    workspace.ok("up")
+    workspace.ok("promote", "half@latest")
+    return int(workspace.json("status")["targets"][0]["detail"]["pid"])
+
+
+@contextmanager
+def halted(process: int) -> Iterator[None]:
+    """Lets a process stand still while the block runs."""
+    os.kill(process, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(process, signal.SIGCONT)
+
+
+def drop(workspace: Workspace, export: Path) -> None:
+    """Renames a copy of an export into the inbox."""
+    inbox = workspace.root / "exports" / "half"
+    shutil.copytree(export, inbox / ".made")
+    (inbox / ".made").rename(inbox / "made")
