@@ -4,16 +4,34 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import json
 import socket
+import time
 from pathlib import Path
 
 import pytest
 
+from examples.webhook_receiver import Verifier
+from tests.e2e.daemon.test_reconcile import tell_behind_its_back
 from tests.support.daemon import daemon
-from tests.support.webhooks import Received, receiver
-from tests.support.workspace import HALF_PLUS_TWO, HALF_PLUS_TWO_TF2, Workspace, with_unknown_op
+from tests.support.webhooks import Received, Receiver, receiver
+from tests.support.workspace import HALF_PLUS_THREE, HALF_PLUS_TWO, HALF_PLUS_TWO_TF2, Workspace, with_unknown_op
 
 KEY = "a key of this test"
+EVERYTHING = """
+[targets.local]
+rest_port = 0
+grpc_port = 0
+gates = ["ops"]
+[targets.local.health]
+probe_interval_s = "1s"
+[inboxes.exports]
+path = "exports"
+stalled_s = "100ms"
+settle_s = "100ms"
+[daemon]
+reconcile_interval_s = "1s"
+"""
 
 
 def configure(workspace: Workspace, **urls: str) -> None:
@@ -71,6 +89,75 @@ def test_what_users_do_is_told_signed_and_in_order(workspace: Workspace) -> None
     assert len({request.document["id"] for request in requests}) == 6
 
 
+def await_told(server: Receiver, event: str, times: int = 1) -> Received:
+    """Returns the newest notification of that event as soon as there are so many of it."""
+
+    def found() -> list[Received]:
+        return [each for each in server.taken() if each.document["event"] == event]
+
+    with server.grown:
+        server.grown.wait_for(lambda: len(found()) >= times, 60)
+    assert len(found()) >= times, f"{event} was not told: {events(server.requests)}"
+    return found()[-1]
+
+
+def expect(workspace: Workspace, answer: float) -> None:
+    """Says what `half` is to answer for 2."""
+    record = {"inputs": {"x": [2.0]}, "outputs": {"y": [answer]}}
+    (workspace.root / "golden").mkdir(exist_ok=True)
+    (workspace.root / "golden" / "half.jsonl").write_text(json.dumps(record) + "\n")
+
+
+def test_everything_that_happens_to_versions_and_targets_is_told_to_programs_and_to_people(tmp_path: Path) -> None:
+    workspace = Workspace.make(tmp_path / "work", targets=EVERYTHING)
+    bad = with_unknown_op(tmp_path / "bad")
+    with receiver() as server, receiver() as chat:
+        configure(workspace, ops=server.url, chat=chat.url)
+        settings(workspace, 'format = "slack"\n')
+        try:
+            with daemon(workspace) as running:
+                running.await_line("telling")
+                workspace.publish("half", HALF_PLUS_TWO, HALF_PLUS_THREE, bad)
+                workspace.ok("up")
+                workspace.fails(3, "promote", "half@3")
+                workspace.ok("retire", "half@3", "--reason", "unknown op")
+                workspace.ok("promote", "half@1")
+                workspace.ok("promote", "half@2")
+                workspace.ok("rollback", "half", "--reason", "worse")
+                workspace.ok("promote", "half@2")
+                export = workspace.root / "exports" / "half" / "run-1"
+                export.mkdir(parents=True)
+                (export / "saved_model.pb").write_bytes(b"no graph")
+                refused = await_told(server, "export-refused").document
+                tell_behind_its_back(workspace, versions=(1, 2), stable=1)
+                drifted = await_told(server, "drift").document
+                expect(workspace, 9.0)
+                degraded = await_told(server, "degraded").document
+                expect(workspace, 4.0)
+                recovered = await_told(server, "recovered").document
+                count = len(server.taken())
+                people = chat.await_taken(count)
+                assert running.stop() == 0
+        finally:
+            workspace.down()
+
+    told = {each.document["event"]: each.document for each in server.taken()}
+    kinds = ["published", "started", "gate-refused", "retired", "promoted", "rolled-back", "export-refused"]
+    assert set(told) == {*kinds, "drift", "degraded", "recovered"}
+    assert "Mvl" in told["gate-refused"]["details"][0]
+    assert (told["retired"]["model"], told["retired"]["version"]) == ("half", 3)
+    assert (refused["model"], refused["summary"].split(" of ")[0]) == ("half", "the export half/run-1")
+    assert "label stable is at @2 by the record, and @1 answers" in drifted["details"][0]
+    assert drifted["summary"].startswith("local serves something else than is recorded, which is repaired: ")
+    assert "half@2 answers otherwise than is recorded" in degraded["details"][0]
+    assert recovered["summary"].startswith("local has recovered after ")
+    verifier = Verifier(KEY.encode())
+    for request in server.taken():
+        assert verifier.check(request.headers, request.body, now=time.time()) == (200, "new")
+    summaries = sorted(each.document["summary"].replace(">", "&gt;") for each in server.taken())
+    assert sorted(each.document["text"] for each in people) == summaries
+
+
 def test_a_version_that_gates_refuse_is_told_with_the_gate(workspace: Workspace, tmp_path: Path) -> None:
     bad = with_unknown_op(tmp_path / "bad")
     with receiver() as server:
@@ -90,17 +177,37 @@ def test_a_version_that_gates_refuse_is_told_with_the_gate(workspace: Workspace,
     assert "Mvl" in request.document["details"][0]
 
 
-def test_a_receiver_that_fails_is_called_again_until_it_takes_it(workspace: Workspace) -> None:
-    with receiver(500, 503) as server:
+def test_a_receiver_that_fails_is_called_again_after_longer_pauses_also_by_a_later_daemon(
+    workspace: Workspace,
+) -> None:
+    with receiver(500) as server:
+        server.always = 503
         configure(workspace, ops=server.url)
         with daemon(workspace) as running:
             running.await_line("telling")
+            began = time.monotonic()
             freeze(workspace, "a sale")
+            running.await_line("at attempt 4")
+            assert running.stop() == 0
+        # 100 ms, 200 ms and 400 ms, each shortened by a half at most.
+        assert time.monotonic() - began >= 0.35
+        (channel,) = workspace.json("notifications", "list")["channels"]
+        assert (channel["outstanding"], channel["dead"]) == (1, 0)
+        assert channel["error"] == "the receiver answered 503 (Service Unavailable)"
+        with daemon(workspace) as running:
+            # Where the one before it was: not from the beginning.
+            first = running.await_line("was not told of event")
+            server.always = None
             server.await_taken(1)
             assert running.stop() == 0
 
-    assert [each.status for each in server.requests] == [500, 503, 200]
+    assert "at attempt 5: the receiver answered 503" in first["message"]
+    statuses = [each.status for each in server.requests]
+    assert (statuses[0], statuses[-1], set(statuses[1:-1])) == (500, 200, {503})
     assert len({each.document["id"] for each in server.requests}) == 1
+    assert (
+        Verifier(KEY.encode()).check(server.requests[-1].headers, server.requests[-1].body, now=time.time())[0] == 200
+    )
 
 
 def test_a_receiver_that_never_answers_delays_no_other(workspace: Workspace) -> None:
