@@ -177,6 +177,8 @@ class Jobs:
                 job.operation = deployment.context.operation
                 self._keep(job)
                 job.begun.set()
+                # Of what the record does not tell of, such as gc, this is what is left.
+                _log.info("%s for %s", job.actor.command, job.actor)
                 job.document = act(deployment)
         except DeployctlError as error:
             job.error = error
