@@ -124,3 +124,12 @@ def test_the_name_of_an_upload_or_a_command_leads_nowhere(admin: ApiClient, meth
 
     assert answer.status in {400, 404, 415}, answer
     assert answer.json["error"]
+
+
+def test_nothing_but_the_method_that_is_meant_does_anything(admin: ApiClient) -> None:
+    for path in ("/v1/promote", "/v1/gc", "/v1/locks/release", "/v1/commands", "/v1/uploads"):
+        for method in ("GET", "HEAD", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "BREW"):
+            answer = admin.ask(method, path, headers={"X-HTTP-Method-Override": "POST"})
+            assert answer.status == 405, (method, path)
+    for path in ("/v1/status", "/v1/history", "/v1/tokens", "/healthz", "/readyz", "/metrics"):
+        assert admin.ask("POST", path, {}).status == 405, path
