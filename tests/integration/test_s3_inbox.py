@@ -59,3 +59,23 @@ def test_a_marker_says_when_and_what_is_published_is_moved(bucket: Bucket, tmp_p
     assert sources(place) == [f"s3://{bucket.name}/models/exports/half/run-2"]
     assert bucket.keys("exports/half/run-1/")
     assert len(bucket.keys("exports.done/half/run-2/")) == 6
+
+
+def test_a_move_that_was_killed_goes_on_where_it_was(bucket: Bucket, tmp_path: Path) -> None:
+    place = s3_inbox(bucket, tmp_path / "work", marker='"_SUCCESS"', published='"move"')
+    export = made_export(tmp_path / "export")
+    upload(bucket, export, "exports/half/run-1")
+    bucket.put("exports/half/run-1/_SUCCESS", b"")
+    # As a kill leaves it; another one of nearly that name is in nobody's way, and one of that name is not written over.
+    bucket.put("exports.done/half/run-1/saved_model.pb", (export / "saved_model.pb").read_bytes())
+    bucket.put("exports.done/half/run-10/saved_model.pb", b"another")
+    upload(bucket, made_export(tmp_path / "next", number=1), "exports/half/run-2")
+    bucket.put("exports/half/run-2/_SUCCESS", b"")
+    bucket.put("exports.done/half/run-2/saved_model.pb", b"of another")
+    with place.watched():
+        until(lambda: not bucket.keys("exports/"), "the moves")
+
+    done = {key.split("/")[2] for key in bucket.keys("exports.done/half/")}
+    assert done == {"run-1", "run-10", "run-2", "run-2-2"}
+    assert len(bucket.keys("exports.done/half/run-1/")) == len(bucket.keys("exports.done/half/run-2-2/")) == 6
+    assert bucket.read("exports.done/half/run-2/saved_model.pb") == b"of another"

@@ -6,14 +6,18 @@ import logging
 import os
 import shutil
 import sqlite3
+import sys
 import tarfile
+import tempfile
 import threading
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from deployctl.daemon.inbox.judge import Arrival, Judge
+from deployctl.daemon.inbox.directory import DirectoryPlace
+from deployctl.daemon.inbox.judge import Arrival, Judge, pause_after
 from deployctl.daemon.inbox.place import Found
 from deployctl.domain.event import EventKind
 from deployctl.domain.names import ModelName
@@ -203,6 +207,96 @@ def test_what_is_published_is_moved_where_that_is_wanted(tmp_path: Path) -> None
     done = place.root / "exports.done" / MODEL
     assert sorted(path.name for path in done.iterdir()) == ["run-1", "run-1.deployctl.json"]
     assert list((place.root / ".deployctl").glob("inboxes/exports/*/*")) == []
+
+
+def directory_place(root: Path, *, marker: str = "") -> DirectoryPlace:
+    (root / "in" / MODEL).mkdir(parents=True)
+    return DirectoryPlace(root / "in", marker, done=root / "done", failed=root / "failed")
+
+
+def test_a_move_that_was_killed_before_its_rename_goes_on_and_tells_once(tmp_path: Path) -> None:
+    place = directory_place(tmp_path)
+    made_export(tmp_path / "in" / MODEL / "run-1")
+    reports = {".report.json": b"{}", ".report.txt": b"refused"}
+    (tmp_path / "failed" / MODEL).mkdir(parents=True)
+    (tmp_path / "failed" / MODEL / "run-1.report.json").write_bytes(b"{}")
+    (tmp_path / "failed" / MODEL / "run-1.report.txt").write_bytes(b"ref")
+    (tmp_path / "failed" / MODEL / "run-1.deployctl.json").write_bytes(b"{}")
+    (found,) = place.look()
+
+    place.move_failed(found, reports)
+
+    moved = tmp_path / "failed" / MODEL
+    names = ["run-1", "run-1.deployctl.json", "run-1.report.json", "run-1.report.txt"]
+    assert sorted(path.name for path in moved.iterdir()) == names
+    assert (moved / "run-1.report.txt").read_bytes() == b"refused"
+    made_export(tmp_path / "in" / MODEL / "run-1", number=2)
+    (found,) = place.look()
+    assert place.move_failed(found, {".report.txt": b"another"}) == str(moved / "run-1-2")
+
+
+@pytest.mark.skipif(not Path("/dev/shm").is_dir(), reason="there is no second file system")
+def test_a_move_to_another_file_system_is_made_once_whenever_it_is_killed(tmp_path: Path) -> None:
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as other:
+        if os.stat(other).st_dev == tmp_path.stat().st_dev:
+            pytest.skip("it is the same file system")
+        place = replace(directory_place(tmp_path), done=Path(other) / "done")
+        inbox, done = tmp_path / "in" / MODEL, Path(other) / "done" / MODEL
+        export = made_export(inbox / "run-1")
+        (found,) = place.look()
+        # As a kill leaves it: half of it on its way, then all of it there and here.
+        shutil.copytree(export / "variables", done / ".deployctl-moving-run-1" / "variables")
+        assert place.move_done(found) == str(done / "run-1")
+        shutil.copytree(done / "run-1", export)
+        (again,) = place.look()
+        assert again == found
+
+        assert place.move_done(again) == str(done / "run-1")
+
+        assert ([path.name for path in done.iterdir()], list(inbox.iterdir())) == (["run-1"], [])
+        made_export(inbox / ".deployctl-moved-run-2")
+        place.clear_up()
+        made_export(inbox / "run-1", number=3)
+        (found,) = place.look()
+        assert place.move_done(found) == str(done / "run-1-2")
+        assert list(inbox.iterdir()) == []
+
+
+def test_an_inbox_without_events_is_looked_through(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # As on a file system or a system that has none: importing watchdog's part for it fails.
+    monkeypatch.setitem(sys.modules, "watchdog.observers.inotify_c", None)
+    place = inbox_workspace(tmp_path / "work", settle_s=SOON)
+    with place.watched():
+        place.drop("run-1")
+        until(lambda: place.published() == ["half/run-1"], "the export")
+        place.drop("run-1", number=1, model="new")
+
+        until(lambda: place.published() == ["half/run-1", "new/run-1"], "the export of a new model")
+
+
+def test_what_follows_for_one_version_does_not_wait_for_another(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    rules = '[rules.down]\nmodels = ["half"]\npromote = ["local"]\n[rules.kept]\nmodels = ["new"]\nkeep = 1\n'
+    # Another holds the lease of the model for good: what follows there is tried again with ever longer pauses.
+    place = inbox_workspace(tmp_path / "work", more=f'{rules}[lineage]\nbusy_timeout_s = "100ms"\n')
+    follow = place.root / ".deployctl" / "inboxes" / "exports" / "follow"
+    with caplog.at_level(logging.WARNING, "deployctl.daemon"), place.watched():
+        place.drop("run-1")
+        until(lambda: sum("half@1 waits for local" in each.getMessage() for each in caplog.records) >= 2, "two tries")
+        before = len(caplog.records)
+        place.drop("run-1", number=1, model="new")
+        place.drop("run-2", number=2, model="new")
+
+        until(lambda: place.versions("new") == [2], "the older version to be retired")
+
+        tries = sum("half@1 waits for local" in each.getMessage() for each in caplog.records[before:])
+        assert tries <= 4
+        assert [path.name for path in follow.iterdir()] == ["half@1.json"]
+
+
+def test_pauses_stay_a_minute_however_long_something_is_away() -> None:
+    assert [pause_after(attempts) for attempts in (0, 1, 7, 5_000)] == [0.5, 1.0, 60.0, 60.0]
 
 
 def test_a_document_beside_or_in_the_export_tells_where_it_came_from(tmp_path: Path) -> None:
