@@ -125,14 +125,23 @@ class Retire:
         """Takes a version out of the registry, then out of sight; killed in between, it is there and not recorded."""
         data = {"version": manifest.version, "digest": manifest.digest}
         event = self.context.event(EventKind.VERSION_RETIRED, model=manifest.model, reason=reason, data=data)
-        with self.lineage.transaction() as transaction:
-            transaction.append(event)
+        if not self._is_recorded_as_retired(manifest):
+            with self.lineage.transaction() as transaction:
+                transaction.append(event)
         try:
             self.repository.retire(manifest.model, manifest.version)
         except StorageError:
             reason = "it could not be retired"
             record_version(self.lineage, self.context, manifest, kind=EventKind.VERSION_ADOPTED, reason=reason)
             raise
+
+    def _is_recorded_as_retired(self, manifest: Manifest) -> bool:
+        """Whether somebody was killed once it was recorded that this version is retired."""
+        if self.lineage.manifest(manifest.model, manifest.version) is not None:
+            return False
+        events = self.lineage.history(model=manifest.model, limit=_LOOK_BACK)
+        retired = (event.content.data for event in events if event.content.kind is EventKind.VERSION_RETIRED)
+        return any((data["version"], data["digest"]) == (manifest.version, manifest.digest) for data in retired)
 
     def _holds(self, model: ModelName) -> dict[VersionNumber, str]:
         """Returns the versions that something needs, and what."""

@@ -139,6 +139,30 @@ def test_a_promotion_that_was_cut_off_is_made_again_though_somebody_else_has_und
 
 
 @pytest.mark.tensorflow
+def test_a_version_is_retired_once_though_the_daemon_was_killed_while_it_was(killed: Killed) -> None:
+    for number, step in ((1, ""), (2, ""), (3, "/.deployctl/highest.new")):
+        with killed.daemon() as running:
+            running.await_line("watching exports")
+            if step:
+                killed.arm(step)
+            killed.drop(number)
+            if step:
+                assert running.ended() == -signal.SIGKILL
+            else:
+                killed.await_all_done(number)
+                assert running.stop() == 0
+    killed.disarm()
+    assert [event.content.data["version"] for event in killed.place.events(EventKind.VERSION_RETIRED)] == [1]
+    assert killed.place.versions() == [1, 2, 3]
+
+    with killed.daemon() as running:
+        killed.await_all_done(3)
+        assert running.stop() == 0
+
+    assert_done_once(killed, 3)
+
+
+@pytest.mark.tensorflow
 def test_a_leader_that_was_stopped_for_longer_than_its_lease_changes_nothing_more(killed: Killed) -> None:
     # Not where it holds a lock, or the database, since whoever is stopped keeps that.
     steps = ["/staging/", "/follow/"]
