@@ -87,3 +87,11 @@ def api_of(running: RunningDaemon, token: str = "") -> ApiClient:
 
 def new_token(workspace: Workspace, name: str, role: str, *words: str) -> str:
     return workspace.ok("token", "create", name, "--role", role, *words).strip()
+
+
+def metrics(api: ApiClient) -> dict[str, float]:
+    """Returns what the page for Prometheus says, by name and labels as they are written there."""
+    answer = api.ask("GET", "/metrics")
+    assert answer.status == 200, answer
+    lines = (line.rpartition(" ") for line in answer.body.decode().splitlines() if not line.startswith("#"))
+    return {name: float(value) for name, _, value in lines}

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 import threading
 import time
+import urllib.error
+import urllib.request
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -13,6 +17,7 @@ import pytest
 from tests.support.closed_loop import ClosedLoop
 from tests.support.daemon import daemon
 from tests.support.models import TensorFlowModels
+from tests.support.webhooks import receiver
 from tests.support.workspace import HALF_PLUS_THREE, HALF_PLUS_TWO, Workspace, ask
 
 pytestmark = [pytest.mark.tensorflow, pytest.mark.xdist_group("daemon-health")]
@@ -77,6 +82,28 @@ def let_rounds_pass(workspace: Workspace) -> None:
     )
 
 
+@contextmanager
+def telling(workspace: Workspace, url: str) -> Iterator[None]:
+    """Has the daemons of the block tell a receiver of rollbacks."""
+    file = workspace.root / "deployctl.toml"
+    text = file.read_text()
+    file.write_text(f'{text}\n[notifications.ops]\nurl = "{url}"\nevents = ["rolled-back"]\n')
+    try:
+        yield
+    finally:
+        file.write_text(text)
+
+
+def call_wrongly(workspace: Workspace, model: str, times: int) -> None:
+    """Sends requests that the model cannot answer."""
+    url = f"{workspace.rest()}{STABLE.format(model)}"
+    for _ in range(times):
+        request = urllib.request.Request(url, b'{"instances": ["no number"]}')
+        with pytest.raises(urllib.error.HTTPError) as failed:
+            urllib.request.urlopen(request, timeout=30)
+        failed.value.close()
+
+
 def expect(workspace: Workspace, model: str, answer: float) -> None:
     """Makes a golden record of a model by hand: for 2, `answer`."""
     folder = workspace.root / "golden"
@@ -91,16 +118,23 @@ def test_versions_that_answer_golden_requests_wrongly_are_taken_back_once_each(w
     expect(watched, "wrong", 3.0)
     watched.ok("promote", "wrong@1")
     url = watched.rest()
-    with daemon(watched) as running:
-        running.await_line("leading")
+    with receiver() as server, telling(watched, server.url), daemon(watched) as running:
+        running.await_line("telling")
 
         for version in (2, 3):
             watched.ok("promote", f"wrong@{version}")
             until(lambda: len(changes(watched, "wrong")) == 2 * version - 1, "the version to be taken back")  # noqa: B023
             assert ask(url, "wrong") == 3.0
         let_rounds_pass(watched)
+        server.await_taken(2)
         assert running.stop() == 0
 
+    told = [each.document for each in server.taken()]
+    assert [(each["event"], each["version"], each["previous_version"]) for each in told] == [
+        ("rolled-back", 1, 2),
+        ("rolled-back", 1, 3),
+    ]
+    assert all(each["reason"].startswith("soak: answers otherwise than is recorded") for each in told)
     done = changes(watched, "wrong")
     assert [kind for kind, _ in done] == ["promote", "promote", "rollback", "promote", "rollback"]
     assert done[2][1].startswith("soak: answers otherwise than is recorded: record 1: output 'y'")
@@ -140,7 +174,12 @@ def test_a_version_that_went_wrong_after_its_soak_is_told_of_once_and_so_is_its_
         assert "later@1 answers otherwise than is recorded" in told("target.degraded")[0]["data"]["problem"]
         expect(watched, "later", 3.0)
         until(lambda: told("target.recovered"), "the target to recover")
+        assert len(told("target.degraded")) == len(told("target.recovered")) == 1
+        call_wrongly(watched, "later", 30)
+        until(lambda: len(told("target.degraded")) == 2, "the failures to be told of")
         assert running.stop() == 0
 
-    assert len(told("target.degraded")) == len(told("target.recovered")) == 1
+    # The golden requests are among those that it answered.
+    problem = told("target.degraded")[0]["data"]["problem"]
+    assert re.search(r"later failed \d\d.*% of its requests of the last minute", problem)
     assert changes(watched, "later") == [("promote", "")]

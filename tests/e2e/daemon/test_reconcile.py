@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 
 from tests.e2e.test_phases import killed_in
+from tests.support.api import api_of, metrics, new_token
 from tests.support.closed_loop import ClosedLoop
 from tests.support.daemon import daemon
 from tests.support.s3 import CREDENTIALS, Bucket
@@ -112,12 +113,17 @@ def tell_behind_its_back(workspace: Workspace, *, versions: tuple[int, ...], sta
 
 
 def test_a_killed_server_comes_back_with_the_same_versions(half: Half) -> None:
+    token = new_token(half.workspace, "prometheus", "viewer")
+    starts, memory = (f'deployctl_target_{name}{{target="local"}}' for name in ("starts_total", "memory_bytes"))
     with daemon(half.workspace) as running:
-        running.await_line("leading")
+        api = api_of(running, token)
+        until(lambda: metrics(api).get(memory, 0.0) > 50e6, "the server to be measured")
+        assert metrics(api)[starts] == 0
         kill_the_server(half.workspace)
 
         until(lambda: half.events("target.started"), "the server to come back")
 
+        until(lambda: metrics(api)[starts] == 1, "the restart to be counted")
         assert loaded(half.workspace) == [(2, "AVAILABLE"), (1, "AVAILABLE")]
         assert ask(half.workspace.rest(), "half") == 4.0
         assert half.events("target.started")[0]["reason"] == "the server was down"
