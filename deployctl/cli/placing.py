@@ -10,6 +10,7 @@ from typing import Any
 from typer.core import TyperGroup
 
 from deployctl.acting import is_for_another
+from deployctl.errors import UsageError
 
 SERVER_VARIABLE = "DEPLOYCTL_SERVER"
 # Commands that concern the machine on which they are typed, whatever server is set.
@@ -45,11 +46,14 @@ class PlacedGroup(TyperGroup):
             ctx._protected_args, ctx.args = found[:1], found[1:]
             return super().invoke(ctx)
         server = server_of(ctx.params, os.environ)
+        if server is not None and words:
+            ctx.invoked_subcommand = words[0]
         if server is None or not words or _is_for_here(words):
+            if server is not None:
+                _check_nothing_is_meant_for_there(words, server)
             return super().invoke(ctx)
         from deployctl.cli.remote import call_for_there, run_there
 
-        ctx.invoked_subcommand = words[0]
         call = call_for_there(self, ctx, words)
         return super().invoke(ctx) if call is None else run_there(call, server)
 
@@ -60,6 +64,16 @@ def server_of(parameters: Mapping[str, Any], environment: Mapping[str, str]) -> 
     if not url:
         return None
     return Server(str(url), str(parameters.get("token_file") or ""), str(parameters.get("ca_file") or ""))
+
+
+def _check_nothing_is_meant_for_there(words: Sequence[str], server: Server) -> None:
+    """Refuses to publish on this machine, after a long conversion, what is meant for a daemon's."""
+    if words[:1] == ["convert"] and any(word == "--publish" or word.startswith("--publish=") for word in words):
+        raise UsageError(
+            f"convert runs on this machine, and would not publish to {server.url}: write the result with --out, and "
+            "publish that",
+            hint="deployctl convert --help",
+        )
 
 
 def _is_for_here(words: Sequence[str]) -> bool:

@@ -178,7 +178,10 @@ class _Sending:
                     ) from error
                 self._stopped.wait(pause_s)
                 pause_s *= 2
-                before, have = have, self._have(sha256, file)
+                found = self._have(sha256, file)
+                if found is None:
+                    return
+                before, have = have, found
                 if have > before:
                     pause_s, failures = _FIRST_PAUSE_S, 0
             else:
@@ -208,13 +211,14 @@ class _Sending:
                 self._done = min(self._done + len(data), self._total)
                 self._observer.progress(self._done, self._total)
 
-    def _have(self, sha256: str, file: LocalFile) -> int:
+    def _have(self, sha256: str, file: LocalFile) -> int | None:
+        """Returns how much of a file is there; None for all of it, whoever has sent it, or the answer was lost."""
         try:
             document = {"model": None, "files": [{"path": "", "sha256": sha256, "size": file.size}]}
             lacking = self._api.ask("POST", "/v1/uploads", document)["lacking"]
         except (ConnectionLostError, ServerUnavailableError):
             return 0
-        return int(lacking.get(sha256, file.size))
+        return int(lacking[sha256]) if sha256 in lacking else None
 
 
 class Outputs:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -200,6 +201,35 @@ def test_what_others_put_there_is_adopted_and_promoted(served_either_way: Worksp
 
     assert ask(served.rest(), "stranger") == 3.0
     assert served.json("adopt", "stranger")["known"] == [20260101]
+
+
+def test_holds_gates_and_files_act_alike_wherever_the_command_runs(
+    served_either_way: Workspace, tmp_path: Path
+) -> None:
+    served = served_either_way
+    served.publish("held", HALF_PLUS_TWO, HALF_PLUS_THREE)
+    served.ok("promote", "held@1")
+    served.ok("freeze", "--model", "held", "-m", "fair")
+
+    assert "fair" in served.fails(7, "promote", "held@2", hint="deployctl unfreeze")
+    served.ok("promote", "held@2", "--label", "canary", "--break-glass", "T-1", "-m", "now")
+    served.ok("review", "held", "-m", "seen")
+    served.ok("unfreeze", "--model", "held")
+    served.ok("rollback", "held")
+    served.ok("quarantine", "held@2", "-m", "bad")
+    assert "quarantined" in served.fails(3, "promote", "held@2", hint="deployctl quarantine held@2 --release")
+
+    records, report = tmp_path / "new" / "golden.jsonl", tmp_path / "report.sarif"
+    served.ok("golden", "record", "held@1", "--random", "2", "--live", "--out", str(records))
+    assert len(records.read_text().splitlines()) == 2
+    judged = served.run(
+        "validate", str(HALF_PLUS_THREE), "--model", "held", "--against", "held@1", "--gate", "compatibility",
+        "--sarif", str(report), "-o", "json",
+    )  # fmt: skip
+    assert (judged.returncode, json.loads(judged.stdout)["passed"]) == (3, False), judged.stderr
+    assert json.loads(report.read_text())["runs"][0]["results"]
+    assert served.json("gc", "--dry-run")["schema"] == "deployctl.gc/1"
+    assert "nothing to retire" in served.ok("retire", "held", "--keep", "1", "--dry-run")
 
 
 def test_down_and_up_keep_what_was_live_and_up_twice_is_one_server(either_way: Workspace) -> None:

@@ -10,7 +10,9 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -34,6 +36,7 @@ from deployctl.operations.rollback import Rollback, RollbackRequest
 from deployctl.operations.target import Target
 from deployctl.serving.interface import ServedSpec
 from tests.support.models import ROOT
+from tests.support.remote import client_of
 from tests.support.workspace import (
     HALF_PLUS_THREE,
     HALF_PLUS_TWO,
@@ -77,6 +80,58 @@ def half(served: Workspace) -> Workspace:
     return served
 
 
+# What every process that runs a command for a client does first: as above, in the phase that a file names.
+KILLED_THERE = """
+import os, signal
+from pathlib import Path
+
+named = Path(__file__).with_name("phase")
+if named.exists():
+    from deployctl.lineage import journal
+
+    phase, enter = named.read_text(), journal._FileOperation.enter
+
+    def enter_and_end(self, entered):
+        enter(self, entered)
+        if entered.value == phase:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    journal._FileOperation.enter = enter_and_end
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Elsewhere:
+    """A client elsewhere, and what kills its commands."""
+
+    client: Workspace
+    phase: Path
+
+    def killed_in(self, phase: str, *words: str) -> None:
+        """Runs a command that ends in `phase`."""
+        self.phase.write_text(phase)
+        try:
+            done = self.client.run(*words)
+        finally:
+            self.phase.unlink()
+        assert done.returncode == 128 + signal.SIGKILL, (done.returncode, done.stderr)
+
+
+@pytest.fixture(scope="module")
+def elsewhere(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Elsewhere]:
+    """As `half`, for a client elsewhere."""
+    workspace = Workspace.make(tmp_path_factory.mktemp("served"))
+    code = tmp_path_factory.mktemp("code")
+    (code / "sitecustomize.py").write_text(KILLED_THERE)
+    try:
+        with client_of(workspace, PYTHONPATH=f"{code}{os.pathsep}{ROOT}") as client:
+            client.ok("up")
+            client.publish("half", HALF_PLUS_TWO, HALF_PLUS_THREE)
+            yield Elsewhere(client, code / "phase")
+    finally:
+        workspace.down()
+
+
 def killed_in(workspace: Workspace, phase: str, *words: str) -> None:
     """Runs a command that ends in `phase`."""
     done = subprocess.run(
@@ -111,6 +166,42 @@ def test_whatever_phase_it_is_killed_in_the_old_version_answers_and_the_next_com
     assert half.run("status").returncode == 0
     assert half.json("op", "show", newest["id"])["state"] == "settled"
     assert half.json("lock", "list")["locks"] == []
+
+
+@pytest.mark.parametrize("phase", ["record", "load", "switch"])
+def test_for_a_client_elsewhere_too_whatever_is_killed_leaves_an_answer_and_the_next_command_works(
+    elsewhere: Elsewhere, phase: str
+) -> None:
+    client = elsewhere.client
+    client.ok("promote", "half@2")
+    url = client.rest()
+
+    elsewhere.killed_in(phase, "promote", "half@1")
+
+    assert ask(url, "half") in (3.0, 4.0)
+    (left,) = (each for each in client.json("op", "list")["operations"] if _ended_in(each, phase))
+    done = client.run("promote", "half@2")
+    assert done.returncode == 0, done.stderr
+    assert ask(url, "half") == 4.0
+    assert client.run("status").returncode == 0
+    assert client.json("op", "show", left["id"])["state"] == "settled"
+
+
+def test_for_a_client_elsewhere_too_a_publishing_that_is_killed_shows_no_part(elsewhere: Elsewhere) -> None:
+    client = elsewhere.client
+    words = ("publish", str(HALF_PLUS_TWO_TF2), "--model", "torn")
+
+    elsewhere.killed_in("commit", *words)
+
+    assert client.json(*words)["version"] == 1
+    assert [each["version"] for each in client.json("versions", "torn")["versions"]] == [1]
+    client.ok("verify", "torn@1")
+
+
+def _ended_in(operation: dict[str, Any], phase: str) -> bool:
+    """Whether a promotion was cut off in a phase."""
+    cut_off = operation["state"] in {"interrupted", "settled"}
+    return bool(cut_off and operation["verb"] == "promote" and operation["phases"][-1]["phase"] == phase)
 
 
 @pytest.mark.parametrize("phase", ["stage", "commit", "record"])

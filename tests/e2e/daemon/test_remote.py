@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import http.client
 import json
 import os
 import shutil
 import socket
+import subprocess
+import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -76,6 +79,51 @@ def test_an_upload_that_was_cut_off_goes_on_and_is_never_visible_half(
     assert (host.root / "models" / "cut" / "1" / "assets.extra" / "blob").read_bytes() == blob
     assert _request(client, "POST", "/v1/uploads", announced)[1] == {"lacking": {}}
     assert _request(client, "PUT", path + "5", b"x")[0] == 412
+
+
+# A client that says when it asks how much of a file is there.
+_ASKING = """
+import sys
+from deployctl.cli import app, remote_files
+
+have = remote_files._Sending._have
+
+def have_and_tell(self, *words):
+    print("asks", file=sys.stderr, flush=True)
+    return have(self, *words)
+
+remote_files._Sending._have = have_and_tell
+app.main()
+"""
+
+
+def test_a_file_that_another_has_sent_meanwhile_is_not_sent_again(
+    host: Workspace, client: Workspace, tmp_path: Path
+) -> None:
+    client.publish("first", HALF_PLUS_TWO)
+    export = shutil.copytree(HALF_PLUS_TWO, tmp_path / "export")
+    (export / "assets.extra").mkdir()
+    blob = os.urandom(1 << 16)
+    (export / "assets.extra" / "blob").write_bytes(blob)
+    (whole,) = commands_directory(host).glob("uploads/*/whole")
+    name = hashlib.sha256(blob).hexdigest()
+    with (whole.parent / "parts" / name).open("wb") as sent_by_another:
+        fcntl.flock(sent_by_another, fcntl.LOCK_EX)
+        publishing = subprocess.Popen(
+            [sys.executable, "-c", _ASKING, "publish", str(export), "--model", "second"],
+            cwd=host.root,
+            env=client.child_environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        assert publishing.stderr is not None
+        assert publishing.stderr.readline() == "asks\n"
+        (whole / name).write_bytes(blob)
+        shown, words = publishing.communicate(timeout=TIMEOUT_S)
+
+    assert publishing.returncode == 0, words
+    assert shown.startswith("second@1")
 
 
 def test_what_a_version_has_already_is_not_sent_again_even_by_another_token(host: Workspace, client: Workspace) -> None:
@@ -236,6 +284,15 @@ def test_a_model_is_meant_where_the_daemons_machine_has_a_directory_of_that_name
 
     assert (judged["subject"], judged["passed"]) == ("namesake@1", True)
     assert "is neither a path nor s3://" in client.fails(2, "publish", "http://a/b", "--model", "x", hint="publish")
+
+
+def test_what_runs_where_it_is_typed_needs_no_daemon_and_publishes_nothing_to_one(client: Workspace) -> None:
+    away = {"DEPLOYCTL_SERVER": "http://127.0.0.1:9"}
+
+    assert client.json("inspect", str(HALF_PLUS_TWO), environment=away)["schema"] == "deployctl.inspect/1"
+    assert client.ok("promote", "--help", environment=away).startswith("Usage: deployctl promote ")
+    words = ("convert", "signatures", str(HALF_PLUS_TWO), "--publish", "converted")
+    assert "would not publish to http://127.0.0.1:9" in client.fails(2, *words, environment=away)
 
 
 def test_who_was_refused_a_name_is_told_how_the_command_is_typed(client: Workspace, tmp_path: Path) -> None:
