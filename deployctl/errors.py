@@ -553,6 +553,7 @@ class ServerOutOfMemoryError(ServerUnavailableError):
             f"the server of {target} was killed for want of memory (OOMKilled): the limit of its container is {limit}",
             hint=f"deployctl --set {setting}=SIZE up {target}",
         )
+        self.limit = limit
 
 
 class ServerRefusedError(ServerError):

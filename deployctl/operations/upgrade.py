@@ -19,6 +19,9 @@ from deployctl.errors import (
     PreconditionError,
     RestoredError,
     ServerError,
+    ServerExitedError,
+    ServerOutOfMemoryError,
+    ServerStartError,
     ServerUnavailableError,
 )
 from deployctl.gates.interface import Outcome, Verdict
@@ -134,10 +137,7 @@ class Upgrade:
                     for label, version in served.labels.items():
                         _check_label(new, ServedSpec(served.name, label=label), version)
         except ServerError as error:
-            raise RestoredError(
-                f"{after} does not serve what {name} serves: {error}; {before} was not touched and serves",
-                hint=error.hint or f"deployctl status {name}",
-            ) from error
+            raise _does_not_serve(name, before, after, error) from error
         for each in compared:
             if each.verdict.outcome is Outcome.FAILED:
                 raise GateRefusedError(
@@ -208,6 +208,19 @@ class Upgrade:
         event = self.context.event(EventKind.TARGET_UPGRADED, target=self.target.name, reason=reason, data=data)
         with self.target.lineage.transaction() as transaction:
             transaction.append(event)
+
+
+def _does_not_serve(name: TargetName, before: Image, after: Image, error: ServerError) -> RestoredError:
+    """Returns what is said of a server beside: it is gone already, and was a target of its own to itself."""
+    what, hint = str(error).partition("\n")[0], f"deployctl status {name}"
+    log = error.log if isinstance(error, ServerStartError) else ()
+    if isinstance(error, ServerExitedError):
+        what = f"it ended with exit code {error.status} before it was ready"
+    elif isinstance(error, ServerOutOfMemoryError):
+        what = f"it was killed for want of memory (OOMKilled): the limit of its container is {error.limit}"
+        hint = f"deployctl --set targets.{name}.docker.memory=SIZE up {name}"
+    sentence = f"{after} does not serve what {name} serves: {what}; {before} was not touched and serves"
+    return RestoredError("\n".join((sentence, *(f"  {line}" for line in log))), hint=hint)
 
 
 def _check_label(new: ServingRuntime, spec: ServedSpec, version: VersionNumber) -> None:

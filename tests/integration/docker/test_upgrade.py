@@ -110,13 +110,17 @@ def test_an_image_that_answers_otherwise_is_refused_and_the_old_one_serves(
 def test_an_image_that_does_not_start_is_refused_and_the_old_one_serves(
     serving: Workspace, images: ImageMaker, docker_engine: Any
 ) -> None:
-    broken = images.make(changes=['ENTRYPOINT ["/bin/false"]'])
+    broken = images.make(changes=['ENTRYPOINT ["sh", "-c", "echo its last words; exit 1"]'])
     old = running(serving)
 
-    words = serving.fails(5, "upgrade", "--image", broken)
+    words = serving.fails(5, "upgrade", "--image", broken, hint="deployctl status local")
 
-    assert "exit code 1" in words
-    assert "was not touched and serves" in words
+    sentence, *log = words.partition("error: ")[2].splitlines()
+    assert "it ended with exit code 1" in sentence
+    assert "was not touched and serves" in sentence
+    assert "  its last words" in log
+    # Of the container that was tried nothing is left to look at.
+    assert "is kept" not in words
     assert running(serving)["container"] == old["container"]
     assert docker_engine.containers.list(all=True, filters={"ancestor": broken}) == []
 
