@@ -143,6 +143,21 @@ def test_a_configuration_edited_behind_its_back_is_repaired(half: Half) -> None:
     assert [event["data"]["repaired"] for event in half.events("target.drifted")] == [True]
 
 
+def test_what_was_recorded_is_a_reason_to_look_however_long_the_interval(half: Half) -> None:
+    token = new_token(half.workspace, "watcher", "viewer")
+    with daemon(half.workspace, DEPLOYCTL_DAEMON_RECONCILE_INTERVAL_S="1h") as running:
+        api = api_of(running, token)
+        until(lambda: 'deployctl_target_up{target="local"}' in metrics(api), "the first look")
+        tell_behind_its_back(half.workspace, versions=(1, 2), stable=1)
+        half.workspace.ok("freeze", "local", "-m", "something is recorded")
+
+        until(lambda: half.events("target.drifted"), "the drift to be recorded")
+
+        assert ask(half.workspace.rest(), "half") == 4.0
+        assert running.stop() == 0
+    half.workspace.ok("unfreeze", "local", "-m", "all is well")
+
+
 def test_drift_that_is_only_to_be_told_is_told_once_and_by_a_later_daemon_repaired(half: Half) -> None:
     with daemon(half.workspace, DEPLOYCTL_DAEMON_DRIFT="report") as running:
         running.await_line("leading")
