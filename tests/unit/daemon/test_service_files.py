@@ -61,6 +61,13 @@ def test_the_settings_of_the_container_load_and_agree_with_the_compose_file(tmp_
     assert {target.external.models_path, str(Path(target.external.config_file).parent), "/exports"} <= mounted
 
 
+def test_the_files_that_the_compose_file_names_are_beside_it() -> None:
+    named = re.findall(r"- \./([\w.-]+):|:-([\w.-]+\.env)\}", COMPOSE)
+
+    assert {"".join(each) for each in named} == {"monitoring.config", "no-secrets.env"}
+    assert all((ROOT / "deploy" / "".join(each)).is_file() for each in named)
+
+
 @pytest.mark.parametrize("script", ["build.sh", "entrypoint.sh", "deployctl"])
 def test_scripts_parse_and_may_be_run(script: str) -> None:
     path = IMAGE / script
