@@ -44,8 +44,9 @@ soak: setup  ## Operations for a minute on four models, 500 changes under load, 
 	$(BIN)/python -m pytest --timeout 3600 tests/e2e/test_faults.py tests/e2e/test_operations.py tests/e2e/test_phases.py
 	$(MAKE) soak-daemon
 
-soak-daemon: setup  ## A daemon at work for half an hour, with an export every second and dying servers.
-	DEPLOYCTL_DAEMON_SOAK_S=1800 $(BIN)/python -m pytest --timeout 7200 tests/e2e/daemon/test_soak.py
+soak-daemon: setup  ## A daemon at work for half an hour, with exports and dying servers; one killed at every step.
+	DEPLOYCTL_DAEMON_SOAK_S=1800 DEPLOYCTL_DAEMON_KILLS=1000 \
+	$(BIN)/python -m pytest --timeout 7200 tests/e2e/daemon/test_soak.py tests/e2e/daemon/test_kills.py
 
 soak-store: setup  ## Kill a hundred publishers and a hundred fetchers of an object store.
 	DEPLOYCTL_STORE_KILLS=100 $(BIN)/python -m pytest tests/integration/store/test_kills.py

@@ -30,7 +30,8 @@ def test_an_export_is_published_judged_promoted_and_answers_without_a_command(pl
     with daemon(place.workspace) as running:
         running.await_line("watching exports")
         place.drop("run-1")
-        running.await_line("half@1 serves stable on local")
+        line = running.await_line("half@1 serves stable on local")
+        assert line["operation"] == place.events(EventKind.REVISION_SERVING)[0].content.operation
         assert ask(place.workspace.rest(), MODEL) == 3.0
         place.drop("run-2", source=HALF_PLUS_THREE)
         running.await_line("half@2 serves stable on local")

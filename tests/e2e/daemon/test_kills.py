@@ -22,7 +22,7 @@ from tests.support.inbox import MODEL, InboxWorkspace, inbox_workspace, until
 from tests.support.workspace import HALF_PLUS_THREE, HALF_PLUS_TWO, ask
 
 # How often the daemon is killed, at moments that are spread over all steps; more are killed at each of them.
-KILLS = int(os.environ.get("DEPLOYCTL_DAEMON_KILLS", "14"))
+KILLS = int(os.environ.get("DEPLOYCTL_DAEMON_KILLS", "12"))
 KEPT = 2
 RULES = f'[rules.half]\nmodels = ["half"]\npromote = ["local"]\nkeep = {KEPT}\n'
 GATES = 'gates = ["integrity", "signature"]'
