@@ -38,6 +38,8 @@ from deployctl.errors import DeployctlError, ServerUnavailableError, TimedOutErr
 _RECONNECT_S = 60.0
 _LONGEST_PAUSE_S = 2.0
 _GONE = 410
+# What has an operation that can be waited for; what else is changed, the history tells.
+_JOURNALLED = frozenset({"publish", "promote", "rollback", "up", "down", "restart", "upgrade", "op resume", "op abort"})
 _PASSED_ON = ("NO_COLOR", "TERM", "DEPLOYCTL_TARGET")
 
 
@@ -283,6 +285,8 @@ class _Listener:
         """Returns the command that tells what became of this one."""
         if self._reads:
             return f"deployctl {self._options} status"
+        if self._name not in _JOURNALLED:
+            return f"deployctl {self._options} history"
         return f"deployctl {self._options} op {f'wait {self._operation}' if self._operation else 'list'}"
 
 

@@ -66,8 +66,17 @@ class Input:
     def hashed(self) -> Input:
         """Returns this with the SHA-256 of each file."""
         reals = list(dict.fromkeys(each.real for each in self.files or ()))
+        stopped = threading.Event()
         with ThreadPoolExecutor(_WORKERS, thread_name_prefix="hash") as pool:
-            return Input(self.shown, self.origin, self.files, dict(zip(reals, pool.map(_sha256, reals), strict=True)))
+            futures = [pool.submit(_sha256, real, stopped) for real in reals]
+            try:
+                hashes = dict(zip(reals, [future.result() for future in futures], strict=True))
+            except BaseException:
+                # An interrupt does not wait for the end of large files.
+                stopped.set()
+                pool.shutdown(wait=True, cancel_futures=True)
+                raise
+        return Input(self.shown, self.origin, self.files, hashes)
 
     def document(self) -> dict[str, Any]:
         """Returns it as the API takes it."""
@@ -273,10 +282,13 @@ def _umask() -> int:
     return mask
 
 
-def _sha256(path: Path) -> str:
+def _sha256(path: Path, stopped: threading.Event) -> str:
+    digest, buffer = hashlib.sha256(), memoryview(bytearray(_CHUNK))
     try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        with path.open("rb", buffering=0) as file:
+            while not stopped.is_set() and (count := file.readinto(buffer)):
+                digest.update(buffer[:count])
+        return digest.hexdigest()
     except OSError as error:
         raise UnreadableExportError(str(path), f"cannot be read: {error.strerror}") from error
 

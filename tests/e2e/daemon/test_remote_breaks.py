@@ -234,15 +234,18 @@ def test_an_interrupt_of_one_client_leaves_the_others_alone(workspace: Workspace
     workspace.publish("half", HALF_PLUS_TWO, HALF_PLUS_THREE)
     workspace.publish("other", HALF_PLUS_TWO)
     workspace.ok("promote", "half@1")
+    place = workspace.root / ".deployctl" / "local"
+    server = int(json.loads((place / "server.json").read_text())["pid"])
     with client_of(workspace) as client:
-        interrupted = client.start("promote", "half@2")
-        lease = workspace.root / ".deployctl" / "local" / "leases" / "half.model.json"
-        command = _await(lambda: _process_in(lease))
-        with _halted(command):
-            other = client.start("promote", "other@1")
-            interrupted.send_signal(signal.SIGINT)
-            # The interrupt has come to the command's process, which is halted.
-            _await(lambda: _pending_signals(command) & 1 << signal.SIGINT - 1)
+        # With a server that does not answer, it is not done before it is interrupted.
+        with _halted(server):
+            interrupted = client.start("promote", "half@2")
+            command = _await(lambda: _process_in(place / "leases" / "half.model.json"))
+            with _halted(command):
+                other = client.start("promote", "other@1")
+                interrupted.send_signal(signal.SIGINT)
+                # The interrupt has come to the command's process, which is halted.
+                _await(lambda: _pending_signals(command) & 1 << signal.SIGINT - 1)
         _, words = interrupted.communicate(timeout=TIMEOUT_S)
         _, others = other.communicate(timeout=TIMEOUT_S)
 
