@@ -101,7 +101,7 @@ class _Runner:
         self._streams = {name: _Text(names) for name in ("stdout", "stderr")}
         self._frames = os.open(directory / "frames", os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
         self._written = 0
-        self._ended_unheard = False
+        self._reads = self._ended_unheard = False
         signal.signal(signal.SIGINT, lambda *_: self._interrupt())
 
     def follow(self, streams: Mapping[str, int]) -> None:
@@ -166,12 +166,16 @@ class _Runner:
 
         A daemon notes in the time of the request's file that somebody listens; the command, that it only reads.
         """
-        if self._ended_unheard or not (self._directory / "reads").exists():
+        self._reads = self._reads or (self._directory / "reads").exists()
+        if self._ended_unheard or not self._reads:
             return
-        with suppress(OSError):
-            if time.time() - (self._directory / "request.json").stat().st_mtime > UNHEARD_S:
-                self._ended_unheard = True
-                self._interrupt()
+        try:
+            heard_at = (self._directory / "request.json").stat().st_mtime
+        except OSError:  # removed, with all that it could be shown from
+            heard_at = 0.0
+        if time.time() - heard_at > UNHEARD_S:
+            self._ended_unheard = True
+            self._interrupt()
 
     def _interrupt(self) -> None:
         # A terminal tells the processes that the command has started too.

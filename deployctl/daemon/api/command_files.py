@@ -73,6 +73,11 @@ class Command:
             with suppress(ProcessLookupError):
                 os.kill(process["pid"], signal.SIGINT)
 
+    def end_reading(self) -> None:
+        """Interrupts it if it changes nothing, as it has said itself: nobody will listen any more."""
+        if (self.directory / "reads").exists():
+            self.interrupt()
+
     def last_use(self) -> float:
         """Returns when it wrote or somebody listened, in seconds since the epoch."""
         times = [0.0]

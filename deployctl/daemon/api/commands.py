@@ -163,6 +163,7 @@ async def _frames(work: Work, authority: Authority, command: Command, offset: in
         if time.monotonic() - looked_at > _BEAT_S:
             looked_at = time.monotonic()
             if not await run_in_threadpool(_is_in_force, work, authority):
+                command.end_reading()
                 return
             command.heard()
         running = command.is_running()

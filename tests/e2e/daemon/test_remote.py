@@ -11,6 +11,8 @@ import shutil
 import socket
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -327,6 +329,7 @@ def test_a_shell_is_offered_what_the_daemon_has_and_nothing_where_none_answers(c
 
 def test_nobody_listens_any_more_with_a_token_that_was_revoked(host: Workspace, client: Workspace) -> None:
     viewer = as_client(host, client.environment["DEPLOYCTL_SERVER"], role="viewer", name="leaving")
+    known = set(commands_directory(host).glob("commands/*/*/process.json"))
     watching = viewer.start("status", "--watch")
     assert watching.stdout is not None
     assert watching.stdout.readline().startswith("TARGET")
@@ -336,3 +339,9 @@ def test_nobody_listens_any_more_with_a_token_that_was_revoked(host: Workspace, 
     _, words = watching.communicate(timeout=TIMEOUT_S)
     assert watching.returncode == 1
     assert "the token is wrong, was revoked or has expired" in words
+    given = set(commands_directory(host).glob("commands/*/*/process.json")) - known
+    runners = [int(json.loads(each.read_text())["pid"]) for each in given]
+    deadline = time.monotonic() + TIMEOUT_S
+    while any(Path(f"/proc/{runner}").exists() for runner in runners):
+        assert time.monotonic() < deadline
+        threading.Event().wait(0.05)
