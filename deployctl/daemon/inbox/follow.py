@@ -20,7 +20,14 @@ from deployctl.domain.manifest import format_time
 from deployctl.domain.names import CANARY, STABLE, LabelName, TargetName
 from deployctl.domain.reference import ByNumber, Reference
 from deployctl.domain.revision import Revision, RevisionState
-from deployctl.errors import DeployctlError, LeaseLostError, StorageError, TargetNotFoundError, TimedOutError
+from deployctl.errors import (
+    DeployctlError,
+    LeaseLostError,
+    LockedError,
+    StorageError,
+    TargetNotFoundError,
+    TimedOutError,
+)
 from deployctl.operations.promote import Promote, PromoteRequest
 from deployctl.operations.retire import Retire, RetireRequest
 from deployctl.validation import Wishes, golden_prover, promotion_judge
@@ -112,7 +119,8 @@ class Following(Duty):
             follow_ups.put(replace(follow_up, targets=left))
             if not went_well:
                 break
-        self._retire(work, follow_up)
+        if not self._retire(work, follow_up):
+            return False
         follow_ups.remove(follow_up)
         return True
 
@@ -143,21 +151,22 @@ class Following(Duty):
             _log.info("%s@%s serves %s on %s", model, version, promotion.label, target)
         return True
 
-    def _retire(self, work: Work, follow_up: FollowUp) -> None:
-        """Retires what is old; what cannot be now is with the next version."""
+    def _retire(self, work: Work, follow_up: FollowUp) -> bool:
+        """Retires what is old; what cannot be is with the next version. False where only a lock is in the way."""
         if not follow_up.keep:
-            return
+            return True
         model = follow_up.model
         request = RetireRequest(model, keep=follow_up.keep, reason=f"inbox {self.inbox} keeps {follow_up.keep}")
-        with work.operation(f"daemon: inbox {self.inbox} retires versions of {model}") as deployment:
-            targets = [deployment.target(each) for each in work.settings.targets]
-            try:
+        try:
+            with work.operation(f"daemon: inbox {self.inbox} retires versions of {model}") as deployment:
+                targets = [deployment.target(each) for each in work.settings.targets]
                 done = Retire(deployment.repository, deployment.lineage, targets, deployment.context)(request)
-            except DeployctlError as error:
-                _log.warning("no version of %s is retired for now: %s", model, error)
-                return
-            if done.versions:
-                _log.info("%s is retired", ", ".join(f"{model}@{version}" for version in done.versions))
+        except DeployctlError as error:
+            _log.warning("no version of %s is retired for now: %s", model, error)
+            return not isinstance(error, LockedError)
+        if done.versions:
+            _log.info("%s is retired", ", ".join(f"{model}@{version}" for version in done.versions))
+        return True
 
 
 def _ended(follow_up: FollowUp, label: LabelName, revisions: Sequence[Revision]) -> bool | None:
