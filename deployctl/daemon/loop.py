@@ -165,6 +165,10 @@ class _Term:
 
     def _lead_or_stand_by(self) -> None:
         ours = self._hold()
+        if ours is None:
+            # Nobody can tell who leads. What is at work begins nothing once the lease may be another's; the API says
+            # what is away.
+            return
         if ours and self._crew is None:
             _log.info("leading")
             self._standing_by = False
@@ -175,14 +179,14 @@ class _Term:
                 self._standing_by = True
                 _log.info("standing by for %s", self._leadership.holder())
 
-    def _hold(self) -> bool:
-        """Takes or renews the lease; returns whether it is ours."""
+    def _hold(self) -> bool | None:
+        """Takes or renews the lease; returns whether it is ours, None where the database cannot be asked."""
         asked_at = self._clock.monotonic()
         try:
             ours = self._leadership.hold()
         except DatabaseError as error:
             _log.error("the lease of the daemon was not renewed: %s", error)
-            return self._leads()
+            return None
         self._renewed_at = asked_at if ours else -math.inf
         return ours
 
@@ -198,7 +202,7 @@ class _Term:
         told_at = self._clock.monotonic() + self._settings.daemon.stop_timeout_s
         while not self._ending() and (left := self._crew.join(pause_s)):
             notify("WATCHDOG=1")
-            if not self._hold():
+            if self._hold() is False:
                 self._step_aside()
                 return
             if self._clock.monotonic() >= told_at:

@@ -20,8 +20,8 @@ from tests.support.s3 import Bucket
 from tests.support.store_proxy import Refuse, running_proxy
 from tests.support.workspace import HALF_PLUS_TWO, TARGET, Workspace
 
-# Leads however long the database is away.
 _QUIET = '[daemon]\nreconcile_interval_s = "600s"\nlease_s = "600s"\n[lineage]\nbusy_timeout_s = "200ms"\n'
+_NOT_RENEWED = "the lease of the daemon was not renewed"
 _STAYS_DOWN = "[targets.local.health]\nstart = false\n"
 _OTHER = "[targets.other]\nrest_port = 0\ngrpc_port = 0\ngates = []\n"
 _REMOTE = """\
@@ -92,7 +92,7 @@ def test_a_store_or_a_server_that_is_away_is_told_until_it_is_back(workspace: Wo
 
 
 def test_a_database_that_another_program_keeps_is_told_until_it_lets_go(workspace: Workspace) -> None:
-    (workspace.root / "deployctl.toml").write_text(TARGET + _QUIET)
+    (workspace.root / "deployctl.toml").write_text(TARGET + _QUIET.replace("600s", "2s"))
     with daemon(workspace) as running:
         api = api_of(running)
         viewer = replace(api, token=new_token(workspace, "watcher", "viewer"))
@@ -105,6 +105,9 @@ def test_a_database_that_another_program_keeps_is_told_until_it_lets_go(workspac
             refused = viewer.ask("GET", "/readyz")
             assert (refused.status, refused.json["exit_code"]) == (503, 10)
             assert "the lineage database" in refused.json["error"]
+            # Twice as long as the lease lasts.
+            eventually(lambda: len([line for line in running.lines() if _NOT_RENEWED in line["message"]]) > 6)
+            assert ready(api, 503)["checks"]["database"] is False
 
         assert ready(viewer, 200)["problems"] == {}
         assert running.stop() == 0
