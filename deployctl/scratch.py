@@ -71,6 +71,7 @@ def _container(deployment: Deployment, target: TargetSettings) -> Launch:
                 rest_port=0,
                 grpc_port=0,
                 isolated=True,
+                kept=False,
                 restart="no",
                 extra_args=(*options.extra_args, "--max_num_load_retries=0"),
             ),
@@ -87,7 +88,9 @@ def beside_target(deployment: Deployment, target: TargetSettings) -> Launch:
 
     def launch(state_dir: Path, models: Path) -> ServingRuntime:
         options = docker_options(_NAME, deployment.settings, target)
-        own = replace(options, state_dir=state_dir, repository=models, rest_port=0, grpc_port=0, restart="no")
+        own = replace(
+            options, state_dir=state_dir, repository=models, rest_port=0, grpc_port=0, kept=False, restart="no"
+        )
         return DockerRuntime(own, deployment.context.observer.warn)
 
     return launch

@@ -61,7 +61,7 @@ def status(
     unhealthy = [each for each in found if not each.healthy]
     if unhealthy:
         words = "; ".join(_unhealthy(each) for each in unhealthy)
-        raise DegradedError(words, hint=f"deployctl up {unhealthy[0].name}")
+        raise DegradedError(words, hint=_mend(unhealthy[0]))
     if any(each.operations for each in found):
         raise typer.Exit(_PROGRESSING)
 
@@ -159,6 +159,14 @@ def style_state(target: TargetStatus, served: ModelOnTarget | None) -> str:
         return style("interrupted", "yellow", sys.stdout)
     drift = served.drift or target.drift
     return style("drift", "red", sys.stdout) if drift else style("healthy", "green", sys.stdout)
+
+
+def _mend(target: TargetStatus) -> str:
+    for served in target.models:
+        for version in served.changed:
+            # No start makes them what they were.
+            return f"deployctl verify {served.name}@{version}"
+    return f"deployctl up {target.name}"
 
 
 def _unhealthy(target: TargetStatus) -> str:

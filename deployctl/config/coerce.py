@@ -62,7 +62,7 @@ _DESCRIBED: Mapping[type, str] = {
     bool: "true or false",
     tuple: "a list of texts",
     float: "a number",
-    str: "a text",
+    str: "a text in quotes",
 }
 
 

@@ -112,7 +112,13 @@ class Rollback:
             timeout_s=request.timeout_s,
             restores=goal.number,
         )
-        down = place.condition() is not ServerCondition.READY
+        condition = place.condition()
+        down = condition is not ServerCondition.READY
+        if condition is ServerCondition.UNREACHABLE:
+            self.context.observer.warn(
+                f"the server of {target.name} does not answer; if it runs all the same, it goes on with "
+                f"@{before.live(target.routing)} until `deployctl up {target.name}`"
+            )
         if down:
             here = target.repository.is_local(model, version)
             rollout_class = RolloutClass.WARM if here else RolloutClass.COLD

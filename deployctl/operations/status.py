@@ -48,6 +48,7 @@ class ModelOnTarget:
         interrupted: whether an operation was cut off, so that the record is older than the server.
         running: the operation that is changing it now, None without one.
         unreviewed: changes made past a freeze or a gate that nobody has reviewed, newest first.
+        changed: versions that serve and whose files are not what their manifests say, where that was looked at.
     """
 
     name: ModelName
@@ -64,6 +65,7 @@ class ModelOnTarget:
     interrupted: bool
     running: OperationRecord | None
     unreviewed: tuple[Revision, ...]
+    changed: tuple[VersionNumber, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,7 +157,7 @@ def _look(target: Target, context: Context, *, model: ModelName | None, verify: 
         operation = running.get(revision.model, running.get(None))
         interrupted = revision.model in pending and operation is None
         served = _on_target(target, revision, statuses, drift, interrupted=interrupted, running=operation, now=now)
-        models.append(replace(served, drift=served.drift + _changed_files(target, revision)) if verify else served)
+        models.append(_with_changed_files(target, revision, served) if verify else served)
     return TargetStatus(
         name=target.name,
         runtime=target.runtime_name,
@@ -220,14 +222,15 @@ def _drift(target: Target, revision: Revision, statuses: tuple[VersionStatus, ..
     return (*model_drift(target, model, desired, statuses, timeout_s=STATUS_TIMEOUT_S), *gone)
 
 
-def _changed_files(target: Target, revision: Revision) -> tuple[str, ...]:
-    """Returns a sentence for each version whose files are not what its manifest says; adopted ones have none."""
-    words = []
+def _with_changed_files(target: Target, revision: Revision, served: ModelOnTarget) -> ModelOnTarget:
+    """Adds a sentence for each version whose files are not what its manifest says; adopted ones have none."""
+    words: dict[VersionNumber, str] = {}
     for version in revision.desired.versions:
         manifest = target.repository.manifest(revision.model, version)
         problems = target.repository.verify(manifest, Observer()) if manifest is not None else ()
-        words += [f"@{version} does not match its manifest: {each.path} is {each.problem}" for each in problems[:1]]
-    return tuple(words)
+        for each in problems[:1]:
+            words[version] = f"@{version} does not match its manifest: {each.path} is {each.problem}"
+    return replace(served, drift=(*served.drift, *words.values()), changed=tuple(words))
 
 
 def _readiness(

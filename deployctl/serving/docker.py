@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     from docker.types import DeviceRequest, Mount
 
 _CALL_TIMEOUT_S = 60
+# Nothing is done for what is only read, and whoever asks may have better to do than to wait.
+_READ_TIMEOUT_S = 10.0
 
 
 class Engine:
@@ -273,9 +275,9 @@ class Engine:
         if not self._address.socket:
             return None
         try:
-            return read(self._address.socket, path, query, timeout_s=self._timeout_s)
+            return read(self._address.socket, path, query, timeout_s=_READ_TIMEOUT_S)
         except TimeoutError as error:
-            raise EngineUnavailableError(self.address, f"no answer in {self._timeout_s:g} s") from error
+            raise EngineUnavailableError(self.address, f"no answer in {_READ_TIMEOUT_S:g} s") from error
 
     @contextlib.contextmanager
     def _calls(self, *, reads_settings: bool = False) -> Iterator[DockerClient]:

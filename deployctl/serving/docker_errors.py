@@ -22,6 +22,7 @@ from deployctl.errors import (
 from deployctl.serving.docker_facts import GoneError
 
 _PORT_TAKEN = re.compile(r"(?:Bind for |listen tcp[46]? )(\S+?):(\d+)(?: failed: port is already allocated|: bind:)")
+_NO_NETWORK = re.compile(r"network (\S+) not found")
 _NO_SOURCE = re.compile(r"bind source path does not exist: (\S+)")
 
 
@@ -42,7 +43,7 @@ def translated(address: str, *, reads_settings: bool = False) -> Iterator[None]:
     try:
         yield
     except sdk_errors.NotFound as error:
-        raise GoneError(f"the Docker engine at {address} does not know it: {words_of(error)}") from error
+        raise _absent(address, error) from error
     except sdk_errors.APIError as error:
         raise _refusal(address, error) from error
     except (requests.exceptions.RequestException, urllib3.exceptions.HTTPError, OSError) as error:
@@ -52,6 +53,15 @@ def translated(address: str, *, reads_settings: bool = False) -> Iterator[None]:
             raise EngineUnavailableError(address, _innermost(error)) from error
         # The SDK reads sizes and rules itself, e.g. memory = "4 GB".
         raise SettingsError(f"a Docker setting is not understood: {error}") from error
+
+
+def _absent(address: str, error: Any) -> EngineError:
+    words = words_of(error)
+    if network := _NO_NETWORK.search(words):
+        return EngineError(
+            f"the Docker engine at {address} has no network {network[1]}", hint=f"docker network create {network[1]}"
+        )
+    return GoneError(f"the Docker engine at {address} does not know it: {words}")
 
 
 def _refusal(address: str, error: Any) -> DeployctlError:

@@ -200,13 +200,14 @@ class Launcher:
         """Returns why a container that has ended did."""
         if container.oom_killed:
             return self.out_of_memory(container)
-        return ServerExitedError(
-            f"the server of {self._target} ended with exit code {container.exit_code} before it was ready; container "
-            f"{container.id[:12]} is kept until the next `deployctl up {self._target}`",
-            container.exit_code,
-            log=self.log_tail(container),
-            hint=f"deployctl logs {self._target}",
-        )
+        words = f"the server of {self._target} ended with exit code {container.exit_code} before it was ready"
+        hint = f"deployctl logs {self._target}"
+        if self._options.kept:
+            words += f"; container {container.id[:12]} is kept until the next `deployctl up {self._target}`"
+        if container.role != SERVING_ROLE:
+            # The target's log is that of the server which was to be replaced.
+            hint = f"docker logs {container.id[:12]}"
+        return ServerExitedError(words, container.exit_code, log=self.log_tail(container), hint=hint)
 
     def out_of_memory(self, container: ContainerFacts) -> ServerOutOfMemoryError:
         """Returns the error that names the container's limit."""

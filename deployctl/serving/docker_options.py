@@ -35,6 +35,7 @@ class DockerOptions:
         environment: "NAME=VALUE" each; so `log_options`.
         mounts: "SOURCE:PATH" each, read-only.
         stop_timeout_s: how long requests may take to finish when a container is replaced.
+        kept: whether a container that ended is left for inspection.
         isolated: whether it has a network of its own that leads nowhere, instead of published ports.
     """
 
@@ -60,6 +61,7 @@ class DockerOptions:
     tmp_size: str = "64m"
     extra_args: tuple[str, ...] = ()
     stop_timeout_s: float = 15.0
+    kept: bool = True
     isolated: bool = False
 
     @property

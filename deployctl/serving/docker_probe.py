@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 from deployctl.domain.serving import PullPolicy
-from deployctl.errors import BasePathNotVisibleError, ImageMissingError
+from deployctl.errors import BasePathNotVisibleError, ImageMissingError, StorageError
 from deployctl.serving.docker import Engine
 from deployctl.serving.docker_options import DockerOptions, container_spec
 from deployctl.serving.docker_runtime import default_user
@@ -37,7 +37,10 @@ def mounts(options: DockerOptions) -> str:
     Raises:
         BasePathNotVisibleError: the engine's machine has another directory there, or none, or its user may not
             read it.
+        StorageError: there is no repository here.
     """
+    if not options.repository.is_dir():
+        raise StorageError(f"there is no repository at {options.repository}", hint="deployctl init")
     engine = Engine()
     try:
         found = engine.image(options.image, PullPolicy.NEVER)

@@ -41,6 +41,8 @@ from deployctl.serving.network import NetworkRuntime
 from deployctl.serving.server_log import ago
 
 _NOBODY = "65534:65534"
+# For so long an engine that did not answer is not asked again where the server is.
+_AWAY_S = 30.0
 
 
 class DockerRuntime(NetworkRuntime, ImageRuntime):
@@ -65,6 +67,7 @@ class DockerRuntime(NetworkRuntime, ImageRuntime):
         self._known: ContainerFacts | None = None
         self._watched_since = datetime.now(UTC)
         self._blamed = False
+        self._away_until = 0.0
         super().__init__(options.target, self._models_file)
 
     def close(self) -> None:
@@ -172,11 +175,11 @@ class DockerRuntime(NetworkRuntime, ImageRuntime):
             return gap_s
 
     def state(self, *, timeout_s: float) -> ServerState:
-        """Returns what is known of the container; an engine that does not answer makes the server unreachable."""
+        """Returns what is known of the container, and where the engine does not answer, whether the server does."""
         try:
             container = self._find()
         except EngineError as error:
-            return ServerState(ServerCondition.UNREACHABLE, Endpoints("", ""), {"engine": str(error)})
+            return ServerState(self._unseen_condition(timeout_s), self._published(), {"engine": str(error)})
         if container is None:
             return ServerState(ServerCondition.STOPPED, self._launcher().endpoints(None))
         image = self._engine().image_name(container.image_id)
@@ -192,8 +195,24 @@ class DockerRuntime(NetworkRuntime, ImageRuntime):
         try:
             container = self._find()
         except EngineError:
-            return ServerCondition.UNREACHABLE
+            return self._unseen_condition(timeout_s)
         return ServerCondition.STOPPED if container is None else self._condition_of(container, timeout_s)
+
+    def _unseen_condition(self, timeout_s: float) -> ServerCondition:
+        """Returns how a server is whose engine does not answer: it serves on where its settings say its ports.
+
+        An engine that is restarted lets containers go on, with `live-restore`, and one that hangs does too.
+        """
+        endpoint = self._published().grpc
+        answers = bool(endpoint) and self._service_at(endpoint).answers(timeout_s=timeout_s)
+        return ServerCondition.READY if answers else ServerCondition.UNREACHABLE
+
+    def _published(self) -> Endpoints:
+        """Returns where the server is whatever the engine says; nowhere where the engine chooses its ports."""
+        try:
+            return self._launcher().endpoints(None)
+        except EngineError:
+            return Endpoints("", "")
 
     def _condition_of(self, container: ContainerFacts, timeout_s: float) -> ServerCondition:
         endpoint = self._launcher().endpoints(container).grpc
@@ -371,8 +390,16 @@ class DockerRuntime(NetworkRuntime, ImageRuntime):
         return Recovery(self._target, self._engine(), self._launcher(), self._find)
 
     def _endpoints(self) -> Endpoints:
+        if time.monotonic() < self._away_until:
+            return self._published()
         if self._known is None or self._options.rest_port == 0 or self._options.grpc_port == 0:
-            self._known = self._find()
+            try:
+                self._known = self._find()
+            except EngineError:
+                if not self._published().grpc:
+                    raise
+                self._away_until = time.monotonic() + _AWAY_S
+                return self._published()
         return self._launcher().endpoints(self._known) if self._known is not None else Endpoints("", "")
 
 

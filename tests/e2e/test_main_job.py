@@ -161,6 +161,25 @@ def test_a_published_version_that_was_damaged_never_reaches_the_server(served_ei
     assert done.returncode == 1
 
 
+def test_files_that_were_damaged_while_they_serve_are_told_and_not_put_down_to_the_server(
+    served_either_way: Workspace,
+) -> None:
+    served = served_either_way
+    served.publish("worn", HALF_PLUS_TWO)
+    served.ok("promote", "worn@1")
+    variables = served.root / "models" / "worn" / "1" / "variables" / "variables.data-00000-of-00001"
+    whole = variables.read_bytes()
+    truncate(served.root / "models" / "worn" / "1")
+
+    done = served.run("status", "--model", "worn", "--verify")
+
+    assert (done.returncode, served.run("status", "--model", "worn").returncode) == (6, 0)
+    assert "worn: @1 does not match its manifest: variables/variables.data-00000-of-00001 is changed" in done.stdout
+    assert "hint:  deployctl verify worn@1" in done.stderr
+    # The server is others' as well.
+    variables.write_bytes(whole)
+
+
 def test_the_standing_version_is_not_promoted_twice_and_a_dry_run_does_nothing(served_either_way: Workspace) -> None:
     served = served_either_way
     served.publish("plan", HALF_PLUS_TWO, HALF_PLUS_THREE)

@@ -139,8 +139,16 @@ def docker_workspace(tmp_path: Path, serving_image: str) -> Iterator[Callable[..
     made: list[Workspace] = []
     let_in(tmp_path)
 
-    def make(*, gates: str = "[]", repository: str = "", docker: str = "", settings: str = "") -> Workspace:
-        lines = f'runtime = "docker"\nimage = "{serving_image}"\nrest_port = 0\ngrpc_port = 0\ngates = {gates}\n'
+    def make(
+        *,
+        gates: str = "[]",
+        repository: str = "",
+        docker: str = "",
+        settings: str = "",
+        ports: tuple[int, int] = (0, 0),
+    ) -> Workspace:
+        lines = f'runtime = "docker"\nimage = "{serving_image}"\ngates = {gates}\n'
+        lines += f"rest_port = {ports[0]}\ngrpc_port = {ports[1]}\n"
         text = f"{repository}[targets.local]\n{lines}{settings}[targets.local.docker]\n{docker}"
         made.append(Workspace.make(tmp_path / f"work{len(made)}", targets=text))
         return made[-1]

@@ -20,10 +20,11 @@ from deployctl.errors import (
 )
 from deployctl.serving.docker import Engine
 from deployctl.serving.docker_labels import PROJECT_LABEL
+from deployctl.serving.ports import free_ports
 from tests.support.docker import DockerPlace
 from tests.support.models import TensorFlowModels
 from tests.support.serving import HALF_PLUS_TWO, TIMEOUT_S, answer, spec
-from tests.support.workspace import Workspace, ask
+from tests.support.workspace import HALF_PLUS_THREE, Workspace, ask
 
 pytestmark = [pytest.mark.docker, pytest.mark.tensorflow, pytest.mark.xdist_group("docker")]
 
@@ -138,3 +139,32 @@ def test_an_isolated_server_reaches_nothing_and_leaves_no_network(
     assert docker_engine.networks.list(filters=wanted) == []
     engine.close()
     apart.close()
+
+
+def test_a_rollback_reaches_a_server_whose_engine_is_away(
+    docker_workspace: Callable[..., Workspace], tmp_path: Path
+) -> None:
+    rest, grpc = free_ports("127.0.0.1", 2)
+    workspace = docker_workspace(ports=(rest, grpc))
+    workspace.publish("half", HALF_PLUS_TWO, HALF_PLUS_THREE)
+    workspace.ok("up")
+    workspace.ok("promote", "half@1")
+    workspace.ok("promote", "half@2")
+    away = {"DOCKER_HOST": f"unix://{tmp_path}/no.sock"}
+    assert ask(f"http://127.0.0.1:{rest}", "half") == 4.0
+
+    result = workspace.json("rollback", "half", environment=away)
+
+    assert (result["outcome"], result["version"]) == ("serving", 1)
+    assert ask(f"http://127.0.0.1:{rest}", "half") == 3.0
+    shown = workspace.run("status", environment=away)
+    assert (shown.returncode, "no.sock does not answer" in shown.stdout) == (0, True)
+    assert workspace.json("status")["targets"][0]["models"][0]["live"] == 1
+
+
+def test_a_network_that_the_engine_lacks_is_named(docker_workspace: Callable[..., Workspace]) -> None:
+    workspace = docker_workspace(docker='network = "no-such-network"\n')
+
+    words = workspace.fails(10, "up", hint="docker network create no-such-network")
+
+    assert "has no network no-such-network" in words
