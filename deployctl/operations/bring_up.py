@@ -9,7 +9,7 @@ from types import MappingProxyType
 from deployctl.domain.event import EventKind
 from deployctl.domain.names import TargetName
 from deployctl.domain.operation import OperationRequest, Phase
-from deployctl.domain.serving import Endpoints, ServerCondition, ServingConfig
+from deployctl.domain.serving import Endpoints, ServerCondition, ServerState, ServingConfig
 from deployctl.errors import DatabaseError, ServerStartError
 from deployctl.operations.context import Context
 from deployctl.operations.leased import CALL_TIMEOUT_S, LeasedTarget, leased, recorded_without_standby
@@ -61,10 +61,11 @@ class BringUp:
                 place.fetch(model, revision.desired)
             place.running.enter(Phase.LOAD)
             endpoints = _with_what_loads(place, lambda config: self.target.runtime.up(config, timeout_s=timeout_s))
-            running = was.condition is ServerCondition.READY
+            now = self.target.runtime.state(timeout_s=CALL_TIMEOUT_S)
+            # One that was too busy to answer may be what it was, with what an operation that was cut off left in it.
+            running = was.condition is ServerCondition.READY or _is_same(was, now)
             if running:
                 place.put_all_back()
-            now = self.target.runtime.state(timeout_s=CALL_TIMEOUT_S)
             replaced = running and was.identity != now.identity
             if replaced or not running:
                 _record(self.target, self.context, EventKind.TARGET_STARTED, endpoints, reason, now.identity)
@@ -136,6 +137,13 @@ class TakeDown:
         except DatabaseError as error:
             # The server is stopped, which is what was asked for.
             self.context.observer.warn(f"that {self.target.name} was stopped could not be recorded: {error}")
+
+
+def _is_same(was: ServerState, now: ServerState) -> bool:
+    """Whether a server that did not answer is the one that does now, by its container or its process."""
+    if was.condition is ServerCondition.STOPPED:
+        return False
+    return (was.identity, was.detail.get("pid")) == (now.identity, now.detail.get("pid"))
 
 
 def _with_what_loads(place: LeasedTarget, start: Callable[[ServingConfig], Endpoints]) -> Endpoints:

@@ -40,6 +40,21 @@ def test_up_brings_a_running_server_back_to_what_is_recorded(world: World) -> No
     assert world.server.available(HALF) == {1}
 
 
+def test_up_brings_back_a_server_that_was_too_busy_to_answer_at_first(world: World) -> None:
+    world.promote(1)
+    world.server.apply(world.target.config({}), timeout_s=1)
+    world.server.lost = True
+
+    def is_idle_again() -> None:
+        world.server.lost = False
+
+    world.fuse.at("up", 1, is_idle_again)
+
+    assert world.up().outcome == "already running"
+
+    assert world.server.available(HALF) == {1}
+
+
 def test_down_twice_finds_nothing_and_records_one_stop(world: World) -> None:
     assert world.down().outcome == "stopped"
     assert world.down().outcome == "not running"
