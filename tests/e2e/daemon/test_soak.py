@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -105,10 +106,11 @@ def handled(workspace: Workspace) -> set[str]:
 
 
 def kill_server(workspace: Workspace) -> None:
-    pid = workspace.json("status")["targets"][0]["detail"].get("pid")
-    if pid is not None:  # it runs
+    """Kills the server that answers; one that was killed before may not be back yet."""
+    (target,) = json.loads(workspace.run("status", "-o", "json").stdout)["targets"]
+    if target["state"] == "ready":
         with suppress(ProcessLookupError):
-            os.kill(int(pid), signal.SIGKILL)
+            os.kill(int(target["detail"]["pid"]), signal.SIGKILL)
 
 
 def usage(pid: int) -> dict[str, int]:
