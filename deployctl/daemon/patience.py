@@ -5,9 +5,10 @@ from __future__ import annotations
 from deployctl.domain.clock import Clock
 
 _FIRST_S = 1.0
-_LONGEST_S = 300.0
-# What lasted for so long is taken to be well.
-_STEADY_S = 60.0
+# A minute at most, and forgotten after ten seconds that went well, as an engine's restart policy has it
+# (moby, restartmanager/restartmanager.go): nobody is answered meanwhile.
+_LONGEST_S = 60.0
+_STEADY_S = 10.0
 
 
 class Patience:
