@@ -20,10 +20,12 @@ from deployctl.domain.manifest import format_time
 from deployctl.domain.names import CANARY, STABLE, LabelName, TargetName
 from deployctl.domain.reference import ByNumber, Reference
 from deployctl.domain.revision import Revision, RevisionState
+from deployctl.domain.serving import ServerCondition
 from deployctl.errors import (
     DeployctlError,
     LeaseLostError,
     LockedError,
+    ServerUnavailableError,
     StorageError,
     TargetNotFoundError,
     TimedOutError,
@@ -35,6 +37,7 @@ from deployctl.validation import Wishes, golden_prover, promotion_judge
 _log = logging.getLogger(__name__)
 _LOOK_BACK = 50
 _LONGEST_WAIT_S = 1.0
+_LOOK_TIMEOUT_S = 10.0
 # What a revision failed of whose operation was killed; see `Place.settle_interrupted`.
 _INTERRUPTED = "interrupted"
 # A version whose load ends the daemon with it is not promoted for ever.
@@ -146,6 +149,10 @@ class Following(Duty):
                 reason=f"inbox {self.inbox}: {follow_up.export}",
                 timeout_s=work.settings.targets[target].load_timeout_s,
             )
+            condition = place.runtime.condition(timeout_s=_LOOK_TIMEOUT_S)
+            if condition is not ServerCondition.READY:
+                # Before the gates, whose verdicts would be recorded with each attempt.
+                raise ServerUnavailableError(f"the server of {target} is {condition.value}")
             judge = promotion_judge(deployment, target, Wishes())
             promotion = Promote(place, deployment.context, judge, golden_prover(deployment, target, model))(request)
             _log.info("%s@%s serves %s on %s", model, version, promotion.label, target)
