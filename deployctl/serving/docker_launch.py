@@ -279,3 +279,10 @@ def _since(moment: float) -> str:
 def size(count: int) -> str:
     """Returns a number of bytes for people."""
     return f"{count / 2**20:.0f} MiB" if count < 2**30 else f"{count / 2**30:.1f} GiB"
+
+
+def serving_container(found: list[ContainerFacts], spec: ContainerSpec) -> ContainerFacts | None:
+    """Returns the running container to go on with: where a replacement was interrupted, the one as wanted."""
+    running = [each for each in found if each.running and each.role == SERVING_ROLE]
+    running.sort(key=lambda each: each.spec != spec.digest)
+    return running[0] if running else None

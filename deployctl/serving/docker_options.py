@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -13,6 +14,7 @@ from deployctl.domain.serving import PullPolicy
 from deployctl.serving.docker_facts import ImageFacts
 from deployctl.serving.docker_labels import PROJECT_LABEL, TARGET_LABEL
 
+_NOBODY = "65534:65534"
 CONFIG_DIRECTORY = "/etc/deployctl"
 CONFIG_NAME = "models.config"
 MONITORING_NAME = "monitoring.config"
@@ -125,8 +127,8 @@ class ContainerSpec:
         return replace(self, mounts=mounts)
 
 
-def container_spec(options: DockerOptions, image: ImageFacts, *, default_user: str) -> ContainerSpec:
-    """Returns what `options` ask for, made from `image`; `default_user` is for options that name no user."""
+def container_spec(options: DockerOptions, image: ImageFacts) -> ContainerSpec:
+    """Returns what `options` ask for, made from `image`."""
     return ContainerSpec(
         image_id=image.id,
         image_name=options.image,
@@ -139,7 +141,7 @@ def container_spec(options: DockerOptions, image: ImageFacts, *, default_user: s
             (str(options.directory / "config"), CONFIG_DIRECTORY),
             *(_pair(mount, ":") for mount in options.mounts),
         ),
-        user=options.user or default_user,
+        user=options.user or _default_user(image),
         restart=options.restart,
         memory=options.memory,
         cpus=options.cpus,
@@ -195,3 +197,10 @@ def _pair(text: str, separator: str) -> tuple[str, str]:
 
         raise SettingsError(f"{text!r} is not of the form NAME{separator}VALUE", hint="deployctl config show --origin")
     return first, second
+
+
+def _default_user(image: ImageFacts) -> str:
+    """Returns who the server runs as where the settings name nobody: who may read the repository, and never root."""
+    if os.geteuid():
+        return f"{os.geteuid()}:{os.getegid()}"
+    return _NOBODY if image.user.partition(":")[0] in {"", "0", "root"} else image.user

@@ -8,7 +8,6 @@ from deployctl.domain.serving import PullPolicy
 from deployctl.errors import BasePathNotVisibleError, ImageMissingError, StorageError
 from deployctl.serving.docker import Engine
 from deployctl.serving.docker_options import DockerOptions, container_spec
-from deployctl.serving.docker_runtime import default_user
 
 _PROBE_S = 30.0
 
@@ -44,7 +43,7 @@ def mounts(options: DockerOptions) -> str:
     engine = Engine()
     try:
         found = engine.image(options.image, PullPolicy.NEVER)
-        spec = container_spec(options, found, default_user=default_user(found))
+        spec = container_spec(options, found)
         # The configuration's directory is made by the first `up`.
         spec = spec.with_mounts((spec.mounts[0], *spec.mounts[2:]))
         status, output = engine.run_once(spec, ["/bin/ls", "-1A", options.models_path], timeout_s=_PROBE_S)

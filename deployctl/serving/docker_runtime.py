@@ -31,16 +31,15 @@ from deployctl.serving.config import normal
 from deployctl.serving.docker import Engine
 from deployctl.serving.docker_address import engine_address
 from deployctl.serving.docker_detail import detail, identity
-from deployctl.serving.docker_facts import ContainerFacts, ImageFacts
+from deployctl.serving.docker_facts import ContainerFacts
 from deployctl.serving.docker_labels import SERVING_ROLE
-from deployctl.serving.docker_launch import Launcher
+from deployctl.serving.docker_launch import Launcher, serving_container
 from deployctl.serving.docker_options import CONFIG_NAME, MONITORING_NAME, ContainerSpec, DockerOptions, container_spec
 from deployctl.serving.docker_recovery import Recovery
 from deployctl.serving.interface import Image, ImageRuntime
 from deployctl.serving.network import NetworkRuntime
 from deployctl.serving.server_log import ago
 
-_NOBODY = "65534:65534"
 # For so long an engine that did not answer is not asked again where the server is.
 _AWAY_S = 30.0
 
@@ -92,7 +91,7 @@ class DockerRuntime(NetworkRuntime, ImageRuntime):
         with self._lock("up", timeout_s=timeout_s):
             spec = self._spec()
             found = self._engine().containers(self._options.labels)
-            serving = _serving(found, spec)
+            serving = serving_container(found, spec)
             for other in found:
                 if serving is None or other.id != serving.id:
                     self._engine().remove(other)
@@ -131,7 +130,7 @@ class DockerRuntime(NetworkRuntime, ImageRuntime):
         self._make_directory()
         with self._lock("restart", timeout_s=timeout_s):
             spec = self._spec()
-            serving = _serving(self._engine().containers(self._options.labels), spec)
+            serving = serving_container(self._engine().containers(self._options.labels), spec)
             spec = spec if serving is None else self._with_image_of(serving, spec)
             if serving is not None and serving.spec == spec.digest:
                 self._check_present(config)
@@ -162,7 +161,7 @@ class DockerRuntime(NetworkRuntime, ImageRuntime):
         self._make_directory()
         with self._lock("upgrade", timeout_s=timeout_s):
             spec = self._spec()
-            serving = _serving(self._engine().containers(self._options.labels), spec)
+            serving = serving_container(self._engine().containers(self._options.labels), spec)
             if serving is None:
                 raise ServerUnavailableError(
                     f"the server of {self._target} is not running", hint=f"deployctl up {self._target}"
@@ -343,7 +342,7 @@ class DockerRuntime(NetworkRuntime, ImageRuntime):
             )
             options = replace(options, isolated=False)
         image = self._engine().image(options.image, options.pull)
-        return container_spec(options, image, default_user=default_user(image))
+        return container_spec(options, image)
 
     def _with_image_of(self, serving: ContainerFacts, spec: ContainerSpec) -> ContainerSpec:
         """Returns `spec` with the image that runs: another one may answer otherwise, which `exchange` is for."""
@@ -358,7 +357,7 @@ class DockerRuntime(NetworkRuntime, ImageRuntime):
             # It cannot be made again; its settings are those that it has.
             return replace(spec, image_id=serving.image_id)
         kept = replace(self._options, image=serving.image_name)
-        return container_spec(replace(kept, isolated=spec.isolated), running, default_user=default_user(running))
+        return container_spec(replace(kept, isolated=spec.isolated), running)
 
     def _find(self) -> ContainerFacts | None:
         """Returns the serving container, the newest where several are left, None where there is none."""
@@ -401,17 +400,3 @@ class DockerRuntime(NetworkRuntime, ImageRuntime):
                 self._away_until = time.monotonic() + _AWAY_S
                 return self._published()
         return self._launcher().endpoints(self._known) if self._known is not None else Endpoints("", "")
-
-
-def default_user(image: ImageFacts) -> str:
-    """Returns who the server runs as where the settings name nobody: who may read the repository, and never root."""
-    if os.geteuid():
-        return f"{os.geteuid()}:{os.getegid()}"
-    return _NOBODY if image.user.partition(":")[0] in {"", "0", "root"} else image.user
-
-
-def _serving(found: list[ContainerFacts], spec: ContainerSpec) -> ContainerFacts | None:
-    """Returns the running container to go on with: where a replacement was interrupted, the one as wanted."""
-    running = [each for each in found if each.running and each.role == SERVING_ROLE]
-    running.sort(key=lambda each: each.spec != spec.digest)
-    return running[0] if running else None
