@@ -51,7 +51,9 @@ def _replace(path: Path, text: str, *, durable: bool) -> None:
                 os.fsync(file.fileno())
         os.replace(temporary, path)
     except BaseException:
-        os.unlink(temporary)
+        # An interrupt may come when it has its name already, and is not to be taken for a file that is missing.
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(temporary)
         raise
 
 

@@ -113,14 +113,23 @@ def test_one_trace_after_another_is_written_where_the_client_says(profile: Calla
         assert any(line.events for plane in written.planes for line in plane.lines)
 
 
+def started(profile: Callable[..., Any], tmp_path: Path, session: str) -> tuple[Any, Any]:
+    """Returns the call of a long trace that is under way, and one that was refused for it.
+
+    The first may be refused instead: calls overtake each other.
+    """
+    while True:
+        first = profile(tmp_path, session=session, ms=3_600_000)
+        while not first.done():
+            second = profile(tmp_path, session="second", ms=1)
+            if second.exception() is not None:
+                return first, second
+
+
 def test_a_trace_ends_when_its_client_says_so_and_there_is_one_at_a_time(
     server: ModelServerProcess, profile: Callable[..., Any], tmp_path: Path
 ) -> None:
-    first = profile(tmp_path, session="first", ms=3_600_000)
-    second = None
-    while second is None or second.exception() is None:
-        assert not first.done()
-        second = profile(tmp_path, session="second", ms=1)
+    first, second = started(profile, tmp_path, "first")
     assert (second.code(), second.details()) == (grpc.StatusCode.INTERNAL, "Another profiling session active.")
     with grpc.insecure_channel(server.grpc_address) as channel:
         terminate = channel.unary_unary(

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import threading
 from pathlib import Path
+from types import FrameType
 
 import pytest
 
@@ -31,6 +33,23 @@ def test_a_write_that_fails_leaves_the_old_text(tmp_path: Path) -> None:
 
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_an_interrupt_when_the_file_has_its_name_already_is_told_as_one(tmp_path: Path) -> None:
+    def interrupt(frame: FrameType, event: str, what: object) -> None:
+        del frame
+        if event == "c_return" and what is os.replace:
+            raise KeyboardInterrupt
+
+    sys.setprofile(interrupt)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            write_durably(tmp_path / "file", "new")
+    finally:
+        sys.setprofile(None)
+
+    assert (tmp_path / "file").read_text() == "new"
+    assert list(tmp_path.iterdir()) == [tmp_path / "file"]
 
 
 def test_what_a_killed_writer_left_is_swept_away(tmp_path: Path) -> None:
