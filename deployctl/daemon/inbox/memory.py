@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import time
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -22,6 +23,8 @@ from deployctl.files import replace_text, write_durably
 from deployctl.repository.durable import storage_errors
 
 _log = logging.getLogger(__name__)
+# A write takes less, and a daemon to start again more.
+_WRITE_S = 0.2
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +79,7 @@ class Memory:
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory / "handled"
-        self._known = {each.key: each for each in _read_each(self._directory, _handled)}
+        self._known = {each.key: each for each in _read_each(self._directory, _handled, since=time.time() - _WRITE_S)}
 
     def of(self, key: str) -> Handled | None:
         """Returns what is known of the export with that key."""
@@ -113,10 +116,11 @@ class FollowUps:
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory / "follow"
+        self._since = time.time() - _WRITE_S
 
     def all(self) -> list[FollowUp]:
         """Returns them, the oldest first."""
-        found = _read_each(self._directory, _follow_up)
+        found = _read_each(self._directory, _follow_up, since=self._since)
         return sorted(found, key=lambda each: (each.began, each.model, each.version))
 
     def put(self, follow_up: FollowUp) -> None:
@@ -138,12 +142,17 @@ def _write(path: Path, document: dict[str, Any], *, durably: bool) -> None:
         (write_durably if durably else replace_text)(path, json.dumps(document))
 
 
-def _read_each(directory: Path, made: Any) -> Iterator[Any]:
-    for left in directory.glob(".*"):  # by a write that was killed
-        left.unlink(missing_ok=True)
+def _read_each(directory: Path, made: Any, *, since: float) -> Iterator[Any]:
+    for left in directory.glob(".*"):
+        with suppress(FileNotFoundError):
+            # By a write that was killed with an earlier daemon; others of this one go on meanwhile.
+            if left.stat().st_mtime < since:
+                left.unlink()
     for path in sorted(directory.glob("*.json")):
         try:
             yield made(json.loads(path.read_bytes()))
+        except FileNotFoundError:
+            continue  # done meanwhile
         except (OSError, ValueError, TypeError, KeyError) as error:
             # A machine that stopped in the middle: the export is looked at as if it had never been seen.
             _log.warning("%s cannot be read, and is forgotten: %s", path, error)

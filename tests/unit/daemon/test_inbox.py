@@ -10,6 +10,7 @@ import sys
 import tarfile
 import tempfile
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -18,9 +19,10 @@ import pytest
 
 from deployctl.daemon.inbox.directory import DirectoryPlace
 from deployctl.daemon.inbox.judge import Arrival, Judge, pause_after
+from deployctl.daemon.inbox.memory import FollowUp, FollowUps
 from deployctl.daemon.inbox.place import Found
 from deployctl.domain.event import EventKind
-from deployctl.domain.names import ModelName
+from deployctl.domain.names import ModelName, VersionNumber
 from tests.support.inbox import MODEL, inbox_workspace, made_export, until
 from tests.support.workspace import HALF_PLUS_TWO
 
@@ -386,3 +388,33 @@ def test_a_thousand_exports_at_once_wait_in_a_queue_that_has_an_end() -> None:
     for found in ready:
         judge.forget(found.key)
     assert judge.ready(exports[500], 10.0, renamed=True) is Arrival.RENAMED
+
+
+def test_what_follows_is_read_while_it_is_written(tmp_path: Path) -> None:
+    follow_ups, written = FollowUps(tmp_path), threading.Event()
+
+    def write() -> None:
+        for number in range(1, 40):
+            follow_up = FollowUp(ModelName("half"), VersionNumber(number), "run", "2026-11-21T00:00:00Z")
+            follow_ups.put(follow_up)
+            if number % 2:
+                follow_ups.remove(follow_up)
+        written.set()
+
+    with ThreadPoolExecutor(1) as pool:
+        writing = pool.submit(write)
+        while not written.is_set() and not writing.done():
+            follow_ups.all()
+        writing.result()
+
+    assert [each.version for each in follow_ups.all()] == list(range(2, 40, 2))
+
+
+def test_what_a_killed_daemon_was_writing_is_cleared_away_by_the_next(tmp_path: Path) -> None:
+    (tmp_path / "follow").mkdir()
+    left = tmp_path / "follow" / ".half@1.json.abc"
+    left.write_text("{")
+    os.utime(left, (0, 0))
+
+    assert FollowUps(tmp_path).all() == []
+    assert not left.exists()
