@@ -195,6 +195,7 @@ class DockerRuntime(NetworkRuntime, ImageRuntime):
             container = self._find()
         except EngineError:
             return self._unseen_condition(timeout_s)
+        self._known = container
         return ServerCondition.STOPPED if container is None else self._condition_of(container, timeout_s)
 
     def _unseen_condition(self, timeout_s: float) -> ServerCondition:
