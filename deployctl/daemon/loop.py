@@ -177,7 +177,13 @@ class _Term:
             self._step_aside()
             if not self._standing_by:
                 self._standing_by = True
-                _log.info("standing by for %s", self._leadership.holder())
+                _log.info("standing by for %s", self._other())
+
+    def _other(self) -> str:
+        """Returns who leads, for the log: a database that is away again is no reason to end."""
+        with suppress(DatabaseError):
+            return self._leadership.holder() or "nobody any more"
+        return "another daemon"
 
     def _hold(self) -> bool | None:
         """Takes or renews the lease; returns whether it is ours, None where the database cannot be asked."""

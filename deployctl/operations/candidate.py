@@ -16,8 +16,6 @@ from deployctl.operations.target import Target
 from deployctl.repository.interface import ModelRepository
 from deployctl.savedmodel.interface import SavedModelReader
 
-# Further back than a rollback without a version goes.
-
 
 def of_export(reader: SavedModelReader, path: Path, *, whole: bool = True) -> Version:
     """Returns an export as gates see it; what is wrong with it is the version's `problem`.

@@ -106,7 +106,7 @@ def look(target: Target, journal: OperationJournal) -> Found:
     """
     pending = target.lineage.pending(target.name)
     if target.lock.leases():
-        return Found(target.runtime.state(timeout_s=_LOOK_TIMEOUT_S).condition, busy=True)
+        return Found(target.runtime.condition(timeout_s=_LOOK_TIMEOUT_S), busy=True)
     state = target.runtime.state(timeout_s=_LOOK_TIMEOUT_S)
     recorded = target.recorded()
     ready = state.condition is ServerCondition.READY

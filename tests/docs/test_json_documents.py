@@ -27,7 +27,7 @@ CHANNEL = (
 PYTHON = "PYTHONPATH=~/deployctl python"
 # Holds the lock of a target until somebody takes it away, a minute at most.
 HOLDER = """
-import time
+import threading, time
 from deployctl.bootstrap import opened
 from deployctl.config.load import load
 from deployctl.domain.clock import Observer
@@ -35,8 +35,9 @@ with opened(load().settings, Observer()) as deployment:
     lock, until = deployment.target(None).lock, time.monotonic() + 60
     with lock.hold(model=None, purpose="hold", timeout_s=60):
         while lock.leases() and time.monotonic() < until:
-            time.sleep(0.05)
+            threading.Event().wait(0.05)
 """
+HELD = "until deployctl lock list -o name | grep -q local; do :; done"
 RECEIVER = "WEBHOOK_SECRET=k python3 ~/deployctl/examples/webhook_receiver.py --port 8501 > received"
 # Each command with the exit code that it ends with; its document goes to the file of its number.
 COMMANDS: tuple[tuple[str, int], ...] = (
@@ -70,7 +71,7 @@ COMMANDS: tuple[tuple[str, int], ...] = (
     ("deployctl promote half@2 -o json", 0),
     ("deployctl lock list -o json", 0),
     (
-        f"{{ {PYTHON} -c '{HOLDER}' & until deployctl lock list -o name | grep -q local; do :; done; }}",
+        f"{{ {PYTHON} -c '{HOLDER}' & timeout 60 sh -c '{HELD}'; }}",
         0,
     ),
     ("deployctl lock release local -m stuck -o json", 0),

@@ -80,7 +80,7 @@ def daemon_image(docker_engine: Any, tmp_path_factory: pytest.TempPathFactory) -
     try:
         _build("daemon", tag, {"CONTEXT": str(tmp_path_factory.mktemp("context"))})
     except (subprocess.CalledProcessError, subprocess.TimeoutExpired):
-        pytest.skip("its wheels cannot be downloaded")
+        skip_or_fail("compose", "its wheels cannot be downloaded")
     # Asked for every time: the engine knows which steps it has taken already.
     _build("daemon", tag, {"SERVER": build_image()})
     return tag

@@ -17,6 +17,7 @@ import sys
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
@@ -62,7 +63,7 @@ def tensorflow_models(tmp_path_factory: pytest.TempPathFactory) -> TensorFlowMod
     return TensorFlowModels(models)
 
 
-def skip_or_fail(what: str, reason: str) -> None:
+def skip_or_fail(what: str, reason: str) -> NoReturn:
     """Skips, or fails where DEPLOYCTL_REQUIRE lists `what`."""
     if what in os.environ.get("DEPLOYCTL_REQUIRE", "").split(","):
         pytest.fail(reason)

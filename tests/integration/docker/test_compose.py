@@ -18,6 +18,7 @@ import pytest
 
 from tests.support.docker import build_image, let_in
 from tests.support.model_server import ROOT
+from tests.support.models import skip_or_fail
 from tests.support.workspace import HALF_PLUS_THREE, HALF_PLUS_TWO, ask
 
 pytestmark = [pytest.mark.docker, pytest.mark.tensorflow, pytest.mark.xdist_group("docker")]
@@ -36,7 +37,7 @@ def compose_command() -> Sequence[str]:
             and subprocess.run([*words, "version"], capture_output=True, timeout=CALL_S).returncode == 0
         ):
             return words
-    pytest.skip("there is no compose")
+    return skip_or_fail("compose", "there is no compose")
 
 
 @dataclass
@@ -142,7 +143,9 @@ def test_the_compose_file_serves_what_its_daemon_publishes_and_goes_on_after_a_r
     project.deployctl("promote", "half@2")
     assert ask(project.address("serving", 8501), "half") == 4.0
     # It tells of its requests, which the daemon judges a version by.
-    with urllib.request.urlopen(f"{project.address('serving', 8501)}/monitoring/prometheus/metrics") as page:
+    with urllib.request.urlopen(
+        f"{project.address('serving', 8501)}/monitoring/prometheus/metrics", timeout=CALL_S
+    ) as page:
         assert b"request_count" in page.read()
 
     project.run("restart", "--timeout", "5")

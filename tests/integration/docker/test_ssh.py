@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.models import skip_or_fail
 from tests.support.workspace import HALF_PLUS_THREE, HALF_PLUS_TWO, Workspace, ask
 
 pytestmark = [pytest.mark.docker, pytest.mark.tensorflow, pytest.mark.xdist_group("docker")]
@@ -32,7 +33,7 @@ def ssh(docker_engine: object, tmp_path: Path) -> Path:
     server = shutil.which("sshd", path=PROGRAMS)
     client = shutil.which("ssh")
     if server is None or client is None:
-        pytest.skip("there is no SSH server")
+        skip_or_fail("ssh", "there is no SSH server")
     place = tmp_path / "ssh"
     (place / "bin").mkdir(parents=True)
     for name in ("host", "user"):
@@ -61,7 +62,7 @@ def ssh(docker_engine: object, tmp_path: Path) -> Path:
         timeout=CALL_S,
     )
     if tried.returncode:
-        pytest.skip(f"the SSH server lets nobody in here: {tried.stderr.strip()}")
+        skip_or_fail("ssh", f"the SSH server lets nobody in here: {tried.stderr.strip()}")
     return place
 
 
