@@ -11,7 +11,7 @@ from deployctl.domain.transition import rollback_version
 from deployctl.errors import InvalidModelError, NotFoundError
 from deployctl.gates.interface import Candidate, Version
 from deployctl.operations.context import Context
-from deployctl.operations.known_good import known_good
+from deployctl.operations.known_good import History, known_good
 from deployctl.operations.target import Target
 from deployctl.repository.interface import ModelRepository
 from deployctl.savedmodel.interface import SavedModelReader
@@ -81,7 +81,7 @@ def against_target(
 
 
 def _last_known_good(target: Target, model: ModelName, context: Context) -> VersionNumber | None:
-    goal = known_good(target, model, context.clock.now()).revision
+    goal = known_good(History(target, model), context.clock.now()).revision
     return rollback_version(goal.desired, target.routing) if goal else None
 
 

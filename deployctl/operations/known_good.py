@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 
-from deployctl.domain.names import ModelName, TargetName, VersionNumber
+from deployctl.domain.names import ModelName, VersionNumber
 from deployctl.domain.revision import Revision, RevisionState
 from deployctl.domain.transition import last_known_good, served_seconds
 from deployctl.errors import DependencyError
-from deployctl.lineage.interface import LineageStore
 from deployctl.operations.holds import quarantine_of
 from deployctl.operations.target import Target
 
@@ -34,21 +33,39 @@ class KnownGood:
     skipped: Mapping[VersionNumber, str]
 
 
-def looks_back(lineage: LineageStore, target: TargetName, model: ModelName) -> Iterator[tuple[list[Revision], bool]]:
-    """Yields the revisions of a model that served, newest first, and whether these are all; each look goes further."""
-    for limit in _LOOKS:
-        revisions = lineage.revisions(target, model, limit=limit)
-        whole = len(revisions) < limit
-        yield [revision for revision in revisions if revision.state is RevisionState.SERVING], whole
-        if whole:
-            return
+class History:
+    """The revisions of a model on a target that served, newest first; read as far back as is asked for, and once."""
+
+    def __init__(self, target: Target, model: ModelName) -> None:
+        self.model = model
+        self.target = target
+        self._looks: list[tuple[list[Revision], bool]] = []
+
+    def looks(self) -> Iterator[tuple[list[Revision], bool]]:
+        """Yields revisions, and whether these are all that there are; each look goes further back."""
+        for number, limit in enumerate(_LOOKS):
+            if number == len(self._looks):
+                revisions = self.target.lineage.revisions(self.target.name, self.model, limit=limit)
+                served = [revision for revision in revisions if revision.state is RevisionState.SERVING]
+                self._looks.append((served, len(revisions) < limit))
+            yield self._looks[number]
+            if self._looks[number][1]:
+                return
+
+    def newest(self) -> list[Revision]:
+        """Returns the newest ones: the current one is there, but not always all of them; [] where none ever served."""
+        return next((served for served, _ in self.looks() if served), [])
+
+    def find(self, wanted: Callable[[Revision], bool]) -> Revision | None:
+        """Returns the newest `wanted` one."""
+        return next((each for served, _ in self.looks() for each in served if wanted(each)), None)
 
 
-def known_good(target: Target, model: ModelName, now: datetime) -> KnownGood:
+def known_good(history: History, now: datetime) -> KnownGood:
     """Returns the last known good revision of a model, the newest of those without proof where none has any."""
     found = KnownGood(None, proven=False, skipped={})
-    for served, whole in looks_back(target.lineage, target.name, model):
-        found = _known_good(target, served, now, whole=whole)
+    for served, whole in history.looks():
+        found = _known_good(history.target, served, now, whole=whole)
         if found.proven or whole:
             break
     return found

@@ -13,7 +13,7 @@ from deployctl.domain.revision import Revision, RevisionState
 from deployctl.errors import ManifestError, ModelNotFoundError, StorageError, VersionHeldError
 from deployctl.lineage.interface import LineageStore
 from deployctl.operations.context import Context
-from deployctl.operations.known_good import known_good
+from deployctl.operations.known_good import History, known_good
 from deployctl.operations.publish import record_version
 from deployctl.operations.target import Target
 from deployctl.repository.interface import ModelRepository
@@ -172,7 +172,7 @@ class Retire:
     def _goal(self, name: TargetName, target: Target | None, model: ModelName) -> Revision | None:
         """Returns the revision that a rollback would return to; of a target of others', the one that served before."""
         if target is not None:
-            return known_good(target, model, self.context.clock.now()).revision
+            return known_good(History(target, model), self.context.clock.now()).revision
         revisions = self.lineage.revisions(name, model, limit=_LOOK_BACK)
         served = [revision for revision in revisions if revision.state is RevisionState.SERVING]
         return served[1] if len(served) > 1 else None

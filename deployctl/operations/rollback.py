@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 from deployctl.domain.duration import format_duration
@@ -14,7 +13,7 @@ from deployctl.domain.transition import restored, rollback_version
 from deployctl.errors import ModelNotFoundError, RevisionNotFoundError, VersionNotFoundError
 from deployctl.operations.context import Context
 from deployctl.operations.holds import check_not_quarantined, quarantine_of
-from deployctl.operations.known_good import known_good, looks_back
+from deployctl.operations.known_good import History, known_good
 from deployctl.operations.leased import LeasedTarget, leased
 from deployctl.operations.rollout import Change, Rollout, RolloutClass, check_current
 from deployctl.operations.target import Target
@@ -98,9 +97,10 @@ class Rollback:
 
     def _plan(self, request: RollbackRequest, place: LeasedTarget) -> _Plan:
         target, model = self.target, request.model
-        served = self._served(model)
+        history = History(target, model)
+        served = self._served(history)
         check_current(target, model, request.if_current)
-        goal, version = self._goal(request)
+        goal, version = self._goal(request, history)
         before = served[0].desired
         after = restored(before, goal.desired, routing=target.routing, warm_standby=target.standby_of(model))
         change = Change(
@@ -153,9 +153,8 @@ class Rollback:
         here = self.target.repository.is_local(request.model, version)
         return RolloutClass.WARM if here else RolloutClass.COLD
 
-    def _served(self, model: ModelName) -> list[Revision]:
-        """Returns revisions that served, newest first: the current one is there, but not always all of them."""
-        served = next((served for served, _ in looks_back(self.target.lineage, self.target.name, model) if served), [])
+    def _served(self, history: History) -> list[Revision]:
+        served, model = history.newest(), history.model
         if not served and not self.target.repository.versions(model):
             raise ModelNotFoundError(model)
         if not served:
@@ -164,9 +163,9 @@ class Rollback:
             )
         return served
 
-    def _goal(self, request: RollbackRequest) -> tuple[Revision, VersionNumber]:
+    def _goal(self, request: RollbackRequest, history: History) -> tuple[Revision, VersionNumber]:
         """Returns the revision to return to and the version that it makes live."""
-        goal, wanted = self._wanted(request)
+        goal, wanted = self._wanted(request, history)
         version = rollback_version(goal.desired, self.target.routing) if goal else None
         where = f"{request.model} on {self.target.name}"
         if goal is None or version is None:
@@ -181,36 +180,27 @@ class Rollback:
             raise VersionNotFoundError(request.model, version)
         return goal, version
 
-    def _wanted(self, request: RollbackRequest) -> tuple[Revision | None, str]:
+    def _wanted(self, request: RollbackRequest, history: History) -> tuple[Revision | None, str]:
         """Returns the revision that is asked for, if there is one, and the words for it."""
         if request.to_revision is not None:
-            goal = self._newest(request.model, lambda each: each.number == request.to_revision)
+            goal = history.find(lambda each: each.number == request.to_revision)
             return goal, f"revision {request.to_revision} that served"
         if request.to_version is not None:
             routing = self.target.routing
-            goal = self._newest(
-                request.model, lambda each: rollback_version(each.desired, routing) == request.to_version
-            )
+            goal = history.find(lambda each: rollback_version(each.desired, routing) == request.to_version)
             return goal, f"revision that served @{request.to_version}"
 
-        return self._last_known_good(request.model), "earlier revision that served another version"
+        return self._last_known_good(history), "earlier revision that served another version"
 
-    def _newest(self, model: ModelName, wanted: Callable[[Revision], bool]) -> Revision | None:
-        """Returns the newest `wanted` revision of those that served."""
-        for served, _ in looks_back(self.target.lineage, self.target.name, model):
-            for each in served:
-                if wanted(each):
-                    return each
-        return None
-
-    def _last_known_good(self, model: ModelName) -> Revision | None:
-        found = known_good(self.target, model, self.context.clock.now())
+    def _last_known_good(self, history: History) -> Revision | None:
+        found = known_good(history, self.context.clock.now())
         for version, reason in found.skipped.items():
             self.context.observer.step("skipped", f"@{version}: {reason}")
         if found.revision is not None and not found.proven and self.target.soak_s:
             soak = format_duration(self.target.soak_s)
             self.context.observer.warn(
-                f"no earlier revision of {model} served for {soak}; returning to revision {found.revision.number}"
+                f"no earlier revision of {history.model} served for {soak}; returning to revision "
+                f"{found.revision.number}"
             )
         return found.revision
 

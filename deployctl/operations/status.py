@@ -11,14 +11,14 @@ from deployctl.domain.event import Actor
 from deployctl.domain.hold import Freeze
 from deployctl.domain.names import LabelName, ModelName, TargetName, VersionNumber
 from deployctl.domain.operation import OperationRecord, OperationState
-from deployctl.domain.revision import Revision, RevisionState
+from deployctl.domain.revision import Revision
 from deployctl.domain.serving import Endpoints, ServerCondition, VersionState, VersionStatus
 from deployctl.domain.transition import rollback_version
 from deployctl.errors import DeployctlError
 from deployctl.operations.context import Context
 from deployctl.operations.drift import file_drift, model_drift
 from deployctl.operations.holds import unreviewed
-from deployctl.operations.known_good import known_good
+from deployctl.operations.known_good import History, known_good
 from deployctl.operations.rollback import estimate
 from deployctl.operations.rollout import RolloutClass
 from deployctl.operations.target import Target
@@ -26,7 +26,6 @@ from deployctl.operations.target import Target
 STATUS_TIMEOUT_S = 3.0
 # So often it is looked again where somebody changed the target meanwhile.
 _LOOKS = 3
-_LOOK_BACK = 50
 
 
 @dataclass(frozen=True, slots=True)
@@ -236,12 +235,11 @@ def _with_changed_files(target: Target, revision: Revision, served: ModelOnTarge
 def _readiness(
     target: Target, model: ModelName, available: set[VersionNumber], now: datetime
 ) -> RollbackReadiness | None:
-    revisions = target.lineage.revisions(target.name, model, limit=_LOOK_BACK)
-    served = [revision for revision in revisions if revision.state is RevisionState.SERVING]
-    goal = known_good(target, model, now).revision
+    history = History(target, model)
+    goal = known_good(history, now).revision
     version = rollback_version(goal.desired, target.routing) if goal else None
     if version is None:
         return None
     here = RolloutClass.WARM if target.repository.is_local(model, version) else RolloutClass.COLD
     rollout_class = RolloutClass.HOT if version in available else here
-    return RollbackReadiness(version, rollout_class, estimate(served, rollout_class))
+    return RollbackReadiness(version, rollout_class, estimate(history.newest(), rollout_class))
