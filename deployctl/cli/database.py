@@ -115,19 +115,18 @@ def audit_verify(context: typer.Context, output: OutputOption = Output.TABLE) ->
     So it does where what is current on a target is not what the events say.
     """
     from deployctl.documents.lineage import audit_document
-    from deployctl.lineage.audit import disagreement, verify
+    from deployctl.lineage.audit import examine
 
     with session(context).open() as deployment:
-        result = verify(deployment.lineage)
-        problem = disagreement(deployment.lineage, tuple(deployment.settings.targets)) if result.is_intact else ""
+        result = examine(deployment.lineage, tuple(deployment.settings.targets))
     broken = result.broken
     if output is Output.JSON:
         write_json("audit", audit_document(result))
-    elif result.is_intact and not problem and output is Output.TABLE:
+    elif not (broken or result.disagreement) and output is Output.TABLE:
         write(f"{result.verified} events, each bound to the one before it")
     if broken:
         raise DatabaseError(
             f"event {broken.sequence} breaks the chain: {broken.reason}; {result.verified} events before it are intact"
         )
-    if problem:
-        raise DatabaseError(problem, hint="deployctl history")
+    if result.disagreement:
+        raise DatabaseError(result.disagreement, hint="deployctl history")

@@ -36,14 +36,14 @@ def list_channels(context: typer.Context, output: OutputOption = Output.TABLE) -
 
     A channel begins with what happens after the daemon first sees it in the settings.
     """
-    from deployctl.daemon.notify_call import shown_url
+    from deployctl.daemon.notify_call import shown_address
 
     with session(context).open() as deployment:
         channels = deployment.settings.notifications
         with deployment.deliveries() as deliveries:
             states = deliveries.states()
     if output is Output.JSON:
-        found = [channel_document(name, each, states.get(name), shown_url) for name, each in channels.items()]
+        found = [channel_document(name, each, states.get(name), shown_address(each)) for name, each in channels.items()]
         write_json("notifications", {"channels": found})
     elif output is Output.NAME:
         for name in channels:
@@ -150,20 +150,15 @@ def _channel(deployment: Deployment, name: str) -> NotificationSettings:
     return channels[name]
 
 
-def _url(settings: NotificationSettings) -> str:
-    """Returns a URL for people, or where it is."""
-    from deployctl.daemon.notify_call import shown_url
-
-    return f"${settings.url_env}" if settings.url_env else shown_url(settings.url)
-
-
 def _row(name: str, settings: NotificationSettings, state: ChannelState | None) -> tuple[str, ...]:
+    from deployctl.daemon.notify_call import shown_address
+
     events = ",".join(settings.events) or "all"
     if state is None:
-        return (name, settings.format.value, _url(settings), events, "-", "-", "no daemon has seen it yet")
+        return (name, settings.format.value, shown_address(settings), events, "-", "-", "no daemon has seen it yet")
     dead = style(str(state.dead), "red", sys.stdout) if state.dead else "0"
     waiting = str(state.outstanding) + (f" (+{state.behind} events)" if state.behind else "")
-    return (name, settings.format.value, _url(settings), events, waiting, dead, state.error or "-")
+    return (name, settings.format.value, shown_address(settings), events, waiting, dead, state.error or "-")
 
 
 def _text(deployment: Deployment, deliveries: Deliveries, delivery: Delivery) -> str:

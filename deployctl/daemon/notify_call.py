@@ -87,6 +87,11 @@ def url_problem(url: str) -> str:
     return ""
 
 
+def shown_address(settings: NotificationSettings) -> str:
+    """Returns where a channel's calls go, for people: a URL, or the variable that has it."""
+    return f"${settings.url_env}" if settings.url_env else shown_url(settings.url)
+
+
 def shown_url(url: str) -> str:
     """Returns a webhook's URL for people: its path, query and user may be its secret, and are left out."""
     if url_problem(url):

@@ -191,12 +191,12 @@ class Upkeep(Duty):
         newest = lineage.history(limit=1)
         last, folded = newest[0].sequence if newest else 0, lineage.folded_sequence()
         if due or (last != folded and not work.board.lineage_problem):
-            from deployctl.lineage.audit import disagreement, verify
+            from deployctl.lineage.audit import examine
 
             self._audited_at = self._clock.monotonic()
-            broken = verify(lineage).broken
-            problem = f"event {broken.sequence} of the lineage: {broken.reason}" if broken else ""
-            problem = problem or disagreement(lineage, tuple(work.settings.targets))
+            result = examine(lineage, tuple(work.settings.targets))
+            broken = result.broken
+            problem = f"event {broken.sequence} of the lineage: {broken.reason}" if broken else result.disagreement
             if problem:
                 _log.error("%s; deployctl audit verify tells more", problem)
             work.board.lineage_problem = problem

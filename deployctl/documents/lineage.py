@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 
 
 def audit_document(found: Audit) -> dict[str, Any]:
-    """Returns whether the chain of events holds."""
+    """Returns whether the chain of events holds, and the state is what they say."""
     broken = found.broken
     link = {"sequence": broken.sequence, "reason": broken.reason} if broken else None
-    return {"intact": found.is_intact, "verified": found.verified, "broken": link}
+    return {"intact": found.is_intact, "verified": found.verified, "broken": link, "disagreement": found.disagreement}

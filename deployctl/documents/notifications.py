@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -11,13 +10,13 @@ if TYPE_CHECKING:
 
 
 def channel_document(
-    name: str, settings: NotificationSettings, state: ChannelState | None, shown: Callable[[str], str]
+    name: str, settings: NotificationSettings, state: ChannelState | None, address: str
 ) -> dict[str, Any]:
-    """Returns a channel of the settings; `shown` gives a URL without what may be secret of it."""
+    """Returns a channel of the settings; `address` is its URL without what may be secret of it."""
     return {
         "name": name,
         "format": settings.format.value,
-        "url": f"${settings.url_env}" if settings.url_env else shown(settings.url),
+        "url": address,
         "signed": bool(settings.secret_env),
         "events": list(settings.events),
         "sequence": state.sequence if state else None,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from deployctl.domain.event import GENESIS, Event, first_broken_link
 from deployctl.domain.names import ModelName, TargetName
@@ -36,16 +36,28 @@ class Audit:
         head: the hash of the last of these. Kept somewhere else, it also tells whether the whole chain was replaced
             later, which the chain alone cannot.
         broken: None when the chain is whole.
+        disagreement: how the state differs from what the events fold to, where that was looked at; "" where it agrees.
     """
 
     verified: int
     head: str
     broken: BrokenLink | None
+    disagreement: str = ""
 
     @property
     def is_intact(self) -> bool:
         """Whether every event is as it was appended, and none is missing."""
         return self.broken is None
+
+
+def examine(store: LineageStore, targets: Sequence[TargetName]) -> Audit:
+    """Returns whether the events of `store` are those that were appended, and, if so, what `targets` serve by them.
+
+    Raises:
+        DatabaseError: see `verify`.
+    """
+    found = verify(store)
+    return found if found.broken else replace(found, disagreement=disagreement(store, targets))
 
 
 def verify(store: LineageStore) -> Audit:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from deployctl.daemon.api import schemas
-from deployctl.daemon.api.endpoints import Call, Endpoint
+from deployctl.daemon.api.endpoints import Call, Endpoint, changing
 from deployctl.daemon.api.fields import Field, Kind
 from deployctl.daemon.api.reads import resolved
 from deployctl.domain.names import CANARY, STABLE, ModelName, parse_model_name
@@ -85,27 +85,23 @@ def changes() -> tuple[Endpoint, ...]:
     """Returns the rows of what is done."""
     operation = (_OPERATION,)
     return (
-        _row("publish", "/v1/publish", "Publish an export that the daemon can read.", "publish",
-             schemas.PUBLISHED, _publish, _PUBLISH),
-        _row("validate", "/v1/validate", "Let the gates judge a version.", "validate", schemas.REPORT, _validate,
-             _VALIDATE),
-        _row("promote", "/v1/promote", "Make a version the one that clients reach.", "promote", schemas.PROMOTION,
-             _promote, _PROMOTE),
-        _row("rollback", "/v1/rollback", "Return to what served before.", "rollback", schemas.ROLLBACK, _rollback,
-             _ROLLBACK),
-        _row("freeze", "/v1/freeze", "Let nothing be promoted to a target.", "freeze", schemas.FROZEN, _freeze,
-             _FREEZE),
-        _row("unfreeze", "/v1/unfreeze", "Lift a freeze.", "unfreeze", schemas.UNFROZEN, _unfreeze,
-             (_TARGET, _MODEL, _REASON)),
-        replace(_row("resume", "/v1/operations/{operation}/resume", "Begin an operation again that was cut off.",
-                     "promote", schemas.PROMOTION, _resume, ()), in_path=operation),
-        replace(_row("abort", "/v1/operations/{operation}/abort", "Undo what an operation left that was cut off.",
-                     "operation", schemas.OPERATION, _abort, ()), in_path=operation),
+        changing("publish", "/v1/publish", "Publish an export that the daemon can read.", "publish",
+                 schemas.PUBLISHED, _publish, _PUBLISH),
+        changing("validate", "/v1/validate", "Let the gates judge a version.", "validate", schemas.REPORT, _validate,
+                 _VALIDATE),
+        changing("promote", "/v1/promote", "Make a version the one that clients reach.", "promote", schemas.PROMOTION,
+                 _promote, _PROMOTE),
+        changing("rollback", "/v1/rollback", "Return to what served before.", "rollback", schemas.ROLLBACK, _rollback,
+                 _ROLLBACK),
+        changing("freeze", "/v1/freeze", "Let nothing be promoted to a target.", "freeze", schemas.FROZEN, _freeze,
+                 _FREEZE),
+        changing("unfreeze", "/v1/unfreeze", "Lift a freeze.", "unfreeze", schemas.UNFROZEN, _unfreeze,
+                 (_TARGET, _MODEL, _REASON)),
+        replace(changing("resume", "/v1/operations/{operation}/resume", "Begin an operation again that was cut off.",
+                         "promote", schemas.PROMOTION, _resume, ()), in_path=operation),
+        replace(changing("abort", "/v1/operations/{operation}/abort", "Undo what an operation left that was cut off.",
+                         "operation", schemas.OPERATION, _abort, ()), in_path=operation),
     )  # fmt: skip
-
-
-def _row(name: str, path: str, summary: str, noun: str, schema: Any, act: Any, fields: tuple[Field, ...]) -> Endpoint:
-    return Endpoint(name, "POST", path, summary, name, noun, schema, act, in_body=fields)
 
 
 def _publish(call: Call) -> dict[str, Any]:

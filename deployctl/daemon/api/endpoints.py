@@ -81,6 +81,19 @@ class Endpoint:
         return (*self.in_query, WAIT) if self.changes else self.in_query
 
 
+def reading(name: str, path: str, summary: str, noun: str, schema: Any, act: Any, **fields: Any) -> Endpoint:
+    """Returns a row that only tells; `places` and `query` are its fields."""
+    in_path, in_query = fields.get("places", ()), fields.get("query", ())
+    return Endpoint(name, "GET", path, summary, "view", noun, schema, act, in_path=in_path, in_query=in_query)
+
+
+def changing(
+    name: str, path: str, summary: str, noun: str, schema: Any, act: Any, fields: tuple[Field, ...]
+) -> Endpoint:
+    """Returns a row that begins an operation, whose verb is its name."""
+    return Endpoint(name, "POST", path, summary, name, noun, schema, act, in_body=fields)
+
+
 def endpoint_routes(work: Work, jobs: Jobs, endpoints: Sequence[Endpoint]) -> Iterator[Route]:
     """Yields a route for each row."""
     for endpoint in endpoints:

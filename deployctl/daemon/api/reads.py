@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from deployctl.daemon.api import schemas
-from deployctl.daemon.api.endpoints import Call, Endpoint
+from deployctl.daemon.api.endpoints import Call, Endpoint, reading
 from deployctl.daemon.api.fields import Field, Kind
 from deployctl.domain.event import Event, EventKind
 from deployctl.domain.names import ModelName, TargetName, VersionNumber
@@ -29,35 +29,30 @@ _OF_TOKENS = frozenset({EventKind.TOKEN_CREATED, EventKind.TOKEN_REVOKED})
 def reads() -> tuple[Endpoint, ...]:
     """Returns the rows of what is read."""
     return (
-        _row("getStatus", "/v1/status", "What each target serves now.", "status", schemas.STATUS, _status,
-             query=(_TARGET, _MODEL)),
-        _row("getHistory", "/v1/history", "Who changed what, when and why; newest first.", "history",
-             schemas.HISTORY, _history, query=(_TARGET, _MODEL, _LIMIT)),
-        _row("listModels", "/v1/models", "The models of the repository.", "models", schemas.MODELS, _models),
-        _row("listVersions", "/v1/models/{model}/versions", "The versions of a model.", "versions",
-             schemas.VERSIONS, _versions, places=(_PATH_MODEL,)),
-        _row("getVersion", "/v1/versions/{reference}", "A version with its manifest and where it came from.",
-             "version", schemas.VERSION, _version, places=(_REFERENCE,), query=(_TARGET,)),
-        _row("verifyVersion", "/v1/versions/{reference}/verification",
-             "A version's files held against its manifest.", "verify", schemas.VERIFIED, _verified,
-             places=(_REFERENCE,), query=(_TARGET,)),
-        _row("listValidations", "/v1/models/{model}/validations", "What gates said of a model's versions.",
-             "history", schemas.HISTORY, _validations, places=(_PATH_MODEL,), query=(_LIMIT,)),
-        _row("diffVersions", "/v1/diff", "What differs between two versions.", "diff", schemas.DIFF, _diff,
-             query=(replace(_REFERENCE, name="before"), replace(_REFERENCE, name="after"), _TARGET)),
-        _row("listOperations", "/v1/operations", "Operations, newest first.", "operations", schemas.OPERATIONS,
-             _operations, query=(_LIMIT,)),
-        _row("listFreezes", "/v1/targets/{target}/freezes", "What keeps a target from being promoted to.", "freezes",
-             schemas.FREEZES, _freezes, places=(_PATH_TARGET,)),
-        _row("listLocks", "/v1/locks", "Who holds which lock.", "locks", schemas.LOCKS, _locks, query=(_TARGET,)),
-        replace(_row("listTokens", "/v1/tokens", "The tokens, without what opens anything.", "tokens",
-                     schemas.TOKENS, _tokens), verb="token list"),
+        reading("getStatus", "/v1/status", "What each target serves now.", "status", schemas.STATUS, _status,
+                query=(_TARGET, _MODEL)),
+        reading("getHistory", "/v1/history", "Who changed what, when and why; newest first.", "history",
+                schemas.HISTORY, _history, query=(_TARGET, _MODEL, _LIMIT)),
+        reading("listModels", "/v1/models", "The models of the repository.", "models", schemas.MODELS, _models),
+        reading("listVersions", "/v1/models/{model}/versions", "The versions of a model.", "versions",
+                schemas.VERSIONS, _versions, places=(_PATH_MODEL,)),
+        reading("getVersion", "/v1/versions/{reference}", "A version with its manifest and where it came from.",
+                "version", schemas.VERSION, _version, places=(_REFERENCE,), query=(_TARGET,)),
+        reading("verifyVersion", "/v1/versions/{reference}/verification",
+                "A version's files held against its manifest.", "verify", schemas.VERIFIED, _verified,
+                places=(_REFERENCE,), query=(_TARGET,)),
+        reading("listValidations", "/v1/models/{model}/validations", "What gates said of a model's versions.",
+                "history", schemas.HISTORY, _validations, places=(_PATH_MODEL,), query=(_LIMIT,)),
+        reading("diffVersions", "/v1/diff", "What differs between two versions.", "diff", schemas.DIFF, _diff,
+                query=(replace(_REFERENCE, name="before"), replace(_REFERENCE, name="after"), _TARGET)),
+        reading("listOperations", "/v1/operations", "Operations, newest first.", "operations", schemas.OPERATIONS,
+                _operations, query=(_LIMIT,)),
+        reading("listFreezes", "/v1/targets/{target}/freezes", "What keeps a target from being promoted to.", "freezes",
+                schemas.FREEZES, _freezes, places=(_PATH_TARGET,)),
+        reading("listLocks", "/v1/locks", "Who holds which lock.", "locks", schemas.LOCKS, _locks, query=(_TARGET,)),
+        replace(reading("listTokens", "/v1/tokens", "The tokens, without what opens anything.", "tokens",
+                        schemas.TOKENS, _tokens), verb="token list"),
     )  # fmt: skip
-
-
-def _row(name: str, path: str, summary: str, noun: str, schema: Any, act: Any, **fields: Any) -> Endpoint:
-    in_path, in_query = fields.get("places", ()), fields.get("query", ())
-    return Endpoint(name, "GET", path, summary, "view", noun, schema, act, in_path=in_path, in_query=in_query)
 
 
 def _seen_targets(call: Call) -> list[TargetName]:

@@ -7,7 +7,7 @@ from itertools import islice
 from typing import Any
 
 from deployctl.daemon.api import schemas
-from deployctl.daemon.api.endpoints import Call, Endpoint
+from deployctl.daemon.api.endpoints import Call, Endpoint, reading
 from deployctl.daemon.api.fields import Field, Kind
 
 _PATH_MODEL = Field("model", Kind.MODEL, "a model's name", required=True)
@@ -21,22 +21,17 @@ _LINES = 100
 def records() -> tuple[Endpoint, ...]:
     """Returns the rows."""
     return (
-        _row("listQuarantines", "/v1/models/{model}/quarantines", "The versions of a model that are not to be served.",
-             "quarantines", schemas.QUARANTINES, _quarantines, places=(_PATH_MODEL,)),
-        _row("getLogs", "/v1/targets/{target}/logs", "The end of a server's log.", "logs", schemas.LOGS, _logs,
-             places=(_PATH_TARGET,), query=(_LIMIT, _SINCE)),
-        _row("verifyAudit", "/v1/audit", "Whether an event was changed, removed or slipped in.", "audit",
-             schemas.AUDIT, _audit),
-        replace(_row("listChannels", "/v1/notifications", "Who is told of events, and what each is still to be told.",
-                     "notifications", schemas.CHANNELS, _channels), verb="notifications list"),
-        replace(_row("listDeadNotifications", "/v1/notifications/dead", "What was given up to be told.",
-                     "dead-notifications", schemas.DEAD, _dead, query=(_CHANNEL,)), verb="notifications dead"),
+        reading("listQuarantines", "/v1/models/{model}/quarantines", "The versions of a model that nobody is served.",
+                "quarantines", schemas.QUARANTINES, _quarantines, places=(_PATH_MODEL,)),
+        reading("getLogs", "/v1/targets/{target}/logs", "The end of a server's log.", "logs", schemas.LOGS, _logs,
+                places=(_PATH_TARGET,), query=(_LIMIT, _SINCE)),
+        reading("verifyAudit", "/v1/audit", "Whether the events are as they were appended, and the state is theirs.",
+                "audit", schemas.AUDIT, _audit),
+        replace(reading("listChannels", "/v1/notifications", "Who is told of events, and what is still to be told.",
+                        "notifications", schemas.CHANNELS, _channels), verb="notifications list"),
+        replace(reading("listDeadNotifications", "/v1/notifications/dead", "What was given up to be told.",
+                        "dead-notifications", schemas.DEAD, _dead, query=(_CHANNEL,)), verb="notifications dead"),
     )  # fmt: skip
-
-
-def _row(name: str, path: str, summary: str, noun: str, schema: Any, act: Any, **fields: Any) -> Endpoint:
-    in_path, in_query = fields.get("places", ()), fields.get("query", ())
-    return Endpoint(name, "GET", path, summary, "view", noun, schema, act, in_path=in_path, in_query=in_query)
 
 
 def _quarantines(call: Call) -> dict[str, Any]:
@@ -60,20 +55,20 @@ def _logs(call: Call) -> dict[str, Any]:
 
 def _audit(call: Call) -> dict[str, Any]:
     from deployctl.documents.lineage import audit_document
-    from deployctl.lineage.audit import verify
+    from deployctl.lineage.audit import examine
 
     call.authority.check_all_models("the record")
-    return audit_document(verify(call.deployment.lineage))
+    return audit_document(examine(call.deployment.lineage, tuple(call.deployment.settings.targets)))
 
 
 def _channels(call: Call) -> dict[str, Any]:
-    from deployctl.daemon.notify_call import shown_url
+    from deployctl.daemon.notify_call import shown_address
     from deployctl.documents.notifications import channel_document
 
     channels = call.deployment.settings.notifications
     with call.deployment.deliveries() as deliveries:
         states = deliveries.states()
-    found = [channel_document(name, each, states.get(name), shown_url) for name, each in channels.items()]
+    found = [channel_document(name, each, states.get(name), shown_address(each)) for name, each in channels.items()]
     return {"channels": found}
 
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from deployctl.daemon.api import schemas
-from deployctl.daemon.api.endpoints import Call, Endpoint
+from deployctl.daemon.api.endpoints import Call, Endpoint, changing
 from deployctl.daemon.api.fields import Field, Kind
 from deployctl.daemon.api.reads import resolved
 from deployctl.errors import UsageError
@@ -36,21 +36,17 @@ _RELEASE = (_TARGET, replace(_MODEL, doc="a model's name; default: the whole tar
 def safekeeping() -> tuple[Endpoint, ...]:
     """Returns the rows."""
     return (
-        _row("quarantine", "/v1/quarantine", "Keep a version's bytes from ever being served, or let them go.",
-             "quarantine", schemas.QUARANTINED, _quarantine, _QUARANTINE),
-        _row("review", "/v1/review", "Say that a change made with break_glass was looked at.", "review",
-             schemas.REVIEWED, _review, (replace(_MODEL, required=True), _TARGET, _REASON)),
-        _row("retire", "/v1/retire", "Take versions that nothing needs out of the repository.", "retire",
-             schemas.RETIRED, _retire, _RETIRE),
-        _row("gc", "/v1/gc", "Remove what killed publishers and interrupted fetches left.", "gc", schemas.GC, _gc,
-             (_DRY_RUN,)),
-        replace(_row("releaseLock", "/v1/locks/release", "Take a lock from its holder.", "lock", schemas.LOCK,
-                     _release, _RELEASE), verb="lock release"),
+        changing("quarantine", "/v1/quarantine", "Keep a version's bytes from ever being served, or let them go.",
+                 "quarantine", schemas.QUARANTINED, _quarantine, _QUARANTINE),
+        changing("review", "/v1/review", "Say that a change made with break_glass was looked at.", "review",
+                 schemas.REVIEWED, _review, (replace(_MODEL, required=True), _TARGET, _REASON)),
+        changing("retire", "/v1/retire", "Take versions that nothing needs out of the repository.", "retire",
+                 schemas.RETIRED, _retire, _RETIRE),
+        changing("gc", "/v1/gc", "Remove what killed publishers and interrupted fetches left.", "gc", schemas.GC, _gc,
+                 (_DRY_RUN,)),
+        replace(changing("releaseLock", "/v1/locks/release", "Take a lock from its holder.", "lock", schemas.LOCK,
+                         _release, _RELEASE), verb="lock release"),
     )  # fmt: skip
-
-
-def _row(name: str, path: str, summary: str, noun: str, schema: Any, act: Any, fields: tuple[Field, ...]) -> Endpoint:
-    return Endpoint(name, "POST", path, summary, name, noun, schema, act, in_body=fields)
 
 
 def _quarantine(call: Call) -> dict[str, Any]:

@@ -235,6 +235,7 @@ AUDIT = record(
     intact=BOOLEAN,
     verified=INTEGER,
     broken={"type": ["object", "null"], "properties": {"sequence": INTEGER, "reason": TEXT}},
+    disagreement=TEXT,
 )
 CHANNELS = record(
     channels=listed(

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
 
-from deployctl.daemon.inbox.place import Found, Place, marker_beside, may_be_export, provenance_names
+from deployctl.daemon.inbox.place import ORIGINS, Found, Place, marker_beside, may_be_export, provenance_names
 from deployctl.domain.names import ModelName, parse_model_name
 from deployctl.errors import InvalidNameError
 from deployctl.repository.archive import archive_name
@@ -21,8 +21,6 @@ from deployctl.repository.durable import storage_error, storage_errors, write_ne
 
 # A document about an export's origin is a few lines; what is larger is none.
 _MAX_PROVENANCE = 1 << 20
-# What stands beside an export and tells where it came from.
-_ORIGINS = (".deployctl.json", ".run.json")
 # Names, which are those of no export, on the way to another file system: there, and here once it is there.
 _MOVING, _MOVED = ".deployctl-moving-", ".deployctl-moved-"
 
@@ -146,7 +144,7 @@ class DirectoryPlace(Place):
                 write_new_file(_with_ending(goal, ending), content)
             # What tells of the export goes before it, so that nothing is left for another one of that name; the marker
             # of an archive after it, since the archive could not be handled again without.
-            _move_beside(source, goal, _ORIGINS)
+            _move_beside(source, goal, ORIGINS)
             _rename(source, goal)
             _move_beside(source, goal, (marker_beside("", self.marker),) if self.marker else ())
         return str(goal)
@@ -258,7 +256,7 @@ def _free(directory: Path, source: Path, reports: Mapping[str, bytes]) -> Path:
     for path in _names(directory, source.name):
         others = any(
             os.path.lexists(_with_ending(path, ending)) and os.path.lexists(_with_ending(source, ending))
-            for ending in _ORIGINS
+            for ending in ORIGINS
         )
         told = all(_may_be_begun(_with_ending(path, ending), content) for ending, content in reports.items())
         if told and not others and not os.path.lexists(path):

@@ -12,6 +12,8 @@ from deployctl.repository.archive import archive_name
 
 # Documents that tell where exports came from; never exports themselves.
 PROVENANCE_FILES = ("deployctl.json", "run.json")
+# The endings of such a document beside its export.
+ORIGINS = tuple(f".{name}" for name in PROVENANCE_FILES)
 # What writers call a directory or a file that they will rename once it is whole.
 _UNFINISHED_STARTS = (".", "_", "temp-")
 _UNFINISHED_ENDS = (".tmp", ".temp", ".part", ".partial", ".incomplete", ".crdownload", "~")
@@ -99,7 +101,7 @@ def marker_beside(archive: str, marker: str) -> str:
 def provenance_names(name: str) -> tuple[str, ...]:
     """Returns where below the model's directory the document about an export may be, the first one counts."""
     within = tuple(f"{name}/{each}" for each in PROVENANCE_FILES)
-    beside = tuple(f"{name}.{each}" for each in PROVENANCE_FILES)
+    beside = tuple(f"{name}{each}" for each in ORIGINS)
     return (*within, *beside, *PROVENANCE_FILES)
 
 

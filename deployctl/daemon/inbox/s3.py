@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from itertools import count, groupby
 from typing import TYPE_CHECKING
 
-from deployctl.daemon.inbox.place import Found, Place, marker_beside, may_be_export, provenance_names
+from deployctl.daemon.inbox.place import ORIGINS, Found, Place, marker_beside, may_be_export, provenance_names
 from deployctl.domain.names import ModelName, parse_model_name
 from deployctl.errors import InvalidNameError
 from deployctl.repository.opening import Opening
@@ -144,5 +144,5 @@ def _export_of(stored: Stored) -> tuple[str, str]:
 
 
 def _belongs(key: str, export: str, marker: str) -> bool:
-    beside = (".deployctl.json", ".run.json", *((marker_beside("", marker),) if marker else ()))
+    beside = (*ORIGINS, *((marker_beside("", marker),) if marker else ()))
     return key == export or key.startswith(f"{export}/") or key in {export + ending for ending in beside}
