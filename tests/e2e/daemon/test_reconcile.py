@@ -250,6 +250,9 @@ def test_state_that_is_not_what_the_events_say_is_told_and_left_as_it_is(half: H
             let_rounds_pass(half)
             assert running.stop() == 0
         assert "by the events" in half.workspace.run("audit", "verify").stderr
+        told = half.workspace.run("audit", "verify", "-o", "json")
+        assert (told.returncode, json.loads(told.stdout)["intact"]) == (10, True)
+        assert "by the events" in json.loads(told.stdout)["disagreement"]
     half.workspace.ok("audit", "verify")
     half.workspace.ok("up")
 
