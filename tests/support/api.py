@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from http.client import HTTPConnection
+from pathlib import Path
 from typing import Any
 
-from tests.support.daemon import RunningDaemon
-from tests.support.workspace import Workspace
+from tests.support.daemon import RunningDaemon, daemon
+from tests.support.workspace import HALF_PLUS_TWO, Workspace
 
 _TIMEOUT_S = 60.0
 _SAYS = "answering at "
@@ -87,6 +89,19 @@ def api_of(running: RunningDaemon, token: str = "") -> ApiClient:
 
 def new_token(workspace: Workspace, name: str, role: str, *words: str) -> str:
     return workspace.ok("token", "create", name, "--role", role, *words).strip()
+
+
+@contextmanager
+def api_alone(place: Path) -> Iterator[ApiClient]:
+    """Runs a daemon beside a repository with one model, `half`, and no server; gives its API to an admin."""
+    workspace = Workspace.make(place)
+    workspace.publish("half", HALF_PLUS_TWO)
+    token = new_token(workspace, "root", "admin")
+    with daemon(workspace) as running:
+        yield api_of(running, token)
+        assert running.stop() == 0
+        assert not [line for line in running.lines() if "trace" in line]
+        assert not running.errors()
 
 
 def metrics(api: ApiClient) -> dict[str, float]:

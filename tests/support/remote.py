@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.support.daemon import RunningDaemon, daemon
-from tests.support.workspace import COMMAND, Workspace
+from tests.support.workspace import Workspace
 
 _ANSWERING = "answering at "
 
@@ -26,17 +26,9 @@ class Client(Workspace):
 
     place: Path = field(default_factory=Path)
 
-    def start(self, *words: str, stdout: int = subprocess.PIPE) -> subprocess.Popen[str]:
+    def start(self, *words: str, directory: Path | None = None, **options: Any) -> subprocess.Popen[str]:
         """Starts a command and does not wait for it."""
-        return subprocess.Popen(
-            [*COMMAND, *words],
-            cwd=self.place,
-            env=self.child_environment,
-            stdin=subprocess.DEVNULL,
-            stdout=stdout,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
+        return super().start(*words, directory=directory or self.place, **options)
 
     def run(self, *words: str, directory: Path | None = None, **options: Any) -> subprocess.CompletedProcess[str]:
         """Runs a command to its end."""

@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -53,11 +53,17 @@ class Workspace:
         home = {"HOME": str(self.root), "PYTHONPATH": str(ROOT), "COLUMNS": "100", "CUDA_VISIBLE_DEVICES": ""}
         return {**kept, **home, **self.environment}
 
-    def start(self, *words: str, stdout: int = subprocess.PIPE) -> subprocess.Popen[str]:
-        """Starts a command and does not wait for it."""
+    def start(
+        self,
+        *words: str,
+        stdout: int = subprocess.PIPE,
+        directory: Path | None = None,
+        program: Sequence[str] = COMMAND,
+    ) -> subprocess.Popen[str]:
+        """Starts a command and does not wait for it; `program` is what runs its words."""
         return subprocess.Popen(
-            [*COMMAND, *words],
-            cwd=self.root,
+            [*program, *words],
+            cwd=directory or self.root,
             env=self.child_environment,
             stdin=subprocess.DEVNULL,
             stdout=stdout,

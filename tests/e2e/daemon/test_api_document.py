@@ -11,9 +11,7 @@ from hypothesis import HealthCheck, settings
 from schemathesis import checks as known
 
 from deployctl.daemon.api.openapi import openapi
-from tests.support.api import ApiClient, api_of, new_token
-from tests.support.daemon import daemon
-from tests.support.workspace import HALF_PLUS_TWO, Workspace
+from tests.support.api import ApiClient, api_alone
 
 _CHECKS = {
     "status_code_conformance",
@@ -26,14 +24,8 @@ _CHECKS = {
 @pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApiClient]:
     """The API of a daemon beside a repository with one model and no server."""
-    workspace = Workspace.make(tmp_path_factory.mktemp("api"))
-    workspace.publish("half", HALF_PLUS_TWO)
-    token = new_token(workspace, "root", "admin")
-    with daemon(workspace) as running:
-        yield api_of(running, token)
-        assert running.stop() == 0
-        assert not [line for line in running.lines() if "trace" in line]
-        assert not running.errors()
+    with api_alone(tmp_path_factory.mktemp("api")) as admin:
+        yield admin
 
 
 @pytest.fixture(scope="module")

@@ -6,22 +6,14 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.support.api import ApiClient, api_of, new_token
-from tests.support.daemon import daemon
-from tests.support.workspace import HALF_PLUS_TWO, Workspace
+from tests.support.api import ApiClient, api_alone
 
 
 @pytest.fixture(scope="module")
 def admin(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApiClient]:
     """The API of a daemon beside a repository with one model and no server."""
-    workspace = Workspace.make(tmp_path_factory.mktemp("api"))
-    workspace.publish("half", HALF_PLUS_TWO)
-    token = new_token(workspace, "root", "admin")
-    with daemon(workspace) as running:
-        yield api_of(running, token)
-        assert running.stop() == 0
-        assert not [line for line in running.lines() if "trace" in line]
-        assert not running.errors()
+    with api_alone(tmp_path_factory.mktemp("api")) as admin:
+        yield admin
 
 
 @pytest.mark.parametrize(

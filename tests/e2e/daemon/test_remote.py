@@ -9,7 +9,6 @@ import json
 import os
 import shutil
 import socket
-import subprocess
 import sys
 import threading
 import time
@@ -111,14 +110,8 @@ def test_a_file_that_another_has_sent_meanwhile_is_not_sent_again(
     name = hashlib.sha256(blob).hexdigest()
     with (whole.parent / "parts" / name).open("wb") as sent_by_another:
         fcntl.flock(sent_by_another, fcntl.LOCK_EX)
-        publishing = subprocess.Popen(
-            [sys.executable, "-c", _ASKING, "publish", str(export), "--model", "second"],
-            cwd=host.root,
-            env=client.child_environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
+        asking = [sys.executable, "-c", _ASKING]
+        publishing = client.start("publish", str(export), "--model", "second", program=asking)
         assert publishing.stderr is not None
         assert publishing.stderr.readline() == "asks\n"
         (whole / name).write_bytes(blob)

@@ -6,7 +6,6 @@ import fcntl
 import json
 import os
 import signal
-import subprocess
 import sys
 import threading
 import time
@@ -187,14 +186,8 @@ def test_who_loses_a_daemon_for_good_is_told_what_may_go_on_there(workspace: Wor
         client = as_client(workspace, address_of(running))
         # The publishing waits for this lock before it shows the version.
         fcntl.flock(held, fcntl.LOCK_EX)
-        publishing = subprocess.Popen(
-            [sys.executable, "-c", _HASTY, "publish", str(HALF_PLUS_THREE), "--model", "half"],
-            cwd=client.place,
-            env=client.child_environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
+        hasty = [sys.executable, "-c", _HASTY]
+        publishing = client.start("publish", str(HALF_PLUS_THREE), "--model", "half", program=hasty)
         assert publishing.stderr is not None
         assert publishing.stderr.readline() == "came: began\n"
         given = _begun(workspace)
