@@ -41,16 +41,24 @@ def main() -> None:
     """Leaves the command running in the background, and returns."""
     directory = Path(sys.argv[1])
     request = json.loads((directory / "request.json").read_text(encoding="utf-8"))
+    # An interrupt waits until whoever it is for can take it.
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     runner = os.fork()
     if runner:
         identity = {"pid": runner, "started": start_of(runner)}
-        (directory / "process.json").write_text(json.dumps(identity), encoding="utf-8")
+        written = directory / "process.json.new"
+        written.write_text(json.dumps(identity), encoding="utf-8")
+        written.rename(directory / "process.json")
         return
     os.setsid()
     streams = {name: _channel(request["terminal"].get(name)) for name in ("stdout", "stderr")}
     command = os.fork()
     if command == 0:
         _become(request, *(each[1] for each in streams.values()))
+        try:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+        except KeyboardInterrupt:
+            sys.exit(130)
         from deployctl.cli.__main__ import main as run
 
         run()
@@ -103,6 +111,7 @@ class _Runner:
         self._written = 0
         self._reads = self._ended_unheard = False
         signal.signal(signal.SIGINT, lambda *_: self._interrupt())
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
 
     def follow(self, streams: Mapping[str, int]) -> None:
         """Returns when the command has ended and everything is written."""
@@ -123,6 +132,8 @@ class _Runner:
                         selector.unregister(key.fd)
                     elif not self._pass_on(key.data, key.fd):
                         selector.unregister(key.fd)
+        # What comes too late must not reach another process, which may have the command's number then.
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
         self._end(os.waitstatus_to_exitcode(os.waitpid(self._command, 0)[1]))
 
     def _pass_on(self, name: str, descriptor: int) -> bool:
@@ -179,8 +190,12 @@ class _Runner:
 
     def _interrupt(self) -> None:
         # A terminal tells the processes that the command has started too.
-        with suppress(ProcessLookupError):
+        try:
             os.killpg(self._command, signal.SIGINT)
+        except ProcessLookupError:
+            # It is not the first of its group yet, or has ended.
+            with suppress(ProcessLookupError):
+                os.kill(self._command, signal.SIGINT)
 
 
 class _Text:

@@ -26,6 +26,8 @@ logger = logging.getLogger(__name__)
 
 # Beyond this, a copy of the body into one piece with its head costs more than a second write.
 _IN_ONE_PIECE_BYTES = 64 << 10
+# How long a client that was refused may go on sending before it is cut off.
+_LINGER_S = 5.0
 _OFFER = frozenset((b"connection", b"upgrade", b"http2-settings"))
 _PHRASES: Mapping[int, bytes] = {status.value: status.phrase.encode() for status in HTTPStatus}
 
@@ -81,6 +83,7 @@ class HttpProtocol(asyncio.Protocol):
         self._answering = False
         self._writable = True
         self._stopping = False
+        self._lingering = False
         self._idle_since = 0.0
         self._timer: asyncio.TimerHandle | None = None
 
@@ -102,6 +105,8 @@ class HttpProtocol(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """See asyncio.Protocol."""
+        if self._lingering:
+            return
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade as offer:
@@ -129,7 +134,8 @@ class HttpProtocol(asyncio.Protocol):
     def shutdown(self) -> None:
         """Closes the connection, or lets it be closed after the request that has begun."""
         self._stopping = True
-        if self._transport is not None and not (self._in_message or self._waiting or self._answering):
+        busy = self._in_message or self._waiting or self._answering
+        if self._transport is not None and (self._lingering or not busy):
             self._transport.close()
 
     # ---- the parser's calls ----
@@ -255,11 +261,29 @@ class HttpProtocol(asyncio.Protocol):
         self._state.total_requests += 1
         if not keeps_alive:
             self._waiting.clear()
-            transport.close()
+            if request.refusal is None:
+                transport.close()
+            else:
+                self._linger(transport)
             return
         self._idle_since = self._loop.time()
         if self._timer is None:
             self._timer = self._loop.call_later(self._keep_alive_s, self._close_idle)
+
+    def _linger(self, transport: asyncio.Transport) -> None:
+        """Closes in stages, as RFC 9112, 9.6 has it.
+
+        To a client that still sends, a socket that is closed at once answers with a reset, which may overtake the
+        reply.
+        """
+        if self._stopping or not transport.can_write_eof():
+            transport.close()
+            return
+        self._lingering = True
+        transport.write_eof()
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = self._loop.call_later(_LINGER_S, transport.close)
 
     def _close_idle(self) -> None:
         """Closes a connection on which nothing came since the last answer, or looks again when that may be."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -56,6 +57,48 @@ def test_a_client_that_asks_first_hears_at_once_that_its_body_is_too_long(port: 
     received = exchange(port, head % (MAX_BODY + 1))
     assert received.startswith(b"HTTP/1.1 413 ")
     assert b"\r\nconnection: close\r\n" in received
+
+
+def send_on(connection: socket.socket) -> None:
+    """Sends until nobody takes it, or for too long."""
+    deadline = time.monotonic() + TIMEOUT_S
+    while time.monotonic() < deadline:
+        connection.sendall(b" ")
+        threading.Event().wait(0.05)
+
+
+_TOO_LONG = b"POST /v1/models/m:predict HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % (MAX_BODY + 1)
+
+
+def test_a_client_that_still_sends_reads_why_it_was_refused(port: int) -> None:
+    with connected(port) as connection:
+        connection.sendall(_TOO_LONG)
+        received = read_until(connection, b'bytes"\n}')
+        # What comes after the answer would be answered by a reset, if the connection were closed already.
+        for _ in range(20):
+            connection.sendall(b" " * 65536)
+            threading.Event().wait(0.01)
+
+        assert received.startswith(b"HTTP/1.1 413 ")
+        assert connection.recv(1) == b""
+
+
+def test_a_client_that_sends_for_ever_is_cut_off(port: int) -> None:
+    with connected(port) as connection:
+        connection.sendall(_TOO_LONG)
+        with pytest.raises(ConnectionError):
+            send_on(connection)
+
+
+def test_a_client_that_still_sends_keeps_no_server_from_stopping() -> None:
+    with running(MemoryCore(HalfPlusTwo("m", 1))) as server, connected(server.port) as connection:
+        connection.sendall(_TOO_LONG)
+        read_until(connection, b'bytes"\n}')
+
+        server.stop(1.0)
+
+        with pytest.raises(ConnectionError):
+            send_on(connection)
 
 
 def test_an_offer_to_change_the_protocol_is_passed_over(port: int) -> None:

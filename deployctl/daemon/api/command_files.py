@@ -67,8 +67,14 @@ class Command:
         return bool(start_of(process["pid"]) == process["started"])
 
     def interrupt(self) -> None:
-        """Tells it what Ctrl-C tells it; nothing where it has ended."""
+        """Tells it what Ctrl-C tells it; nothing where it has ended.
+
+        Raises:
+            LockedError: it is being started, and cannot be told yet.
+        """
         process = self._process()
+        if process is None and self.is_running():
+            raise LockedError("the command is being started", hint="deployctl op list")
         if process is not None and self.is_running():
             with suppress(ProcessLookupError):
                 os.kill(process["pid"], signal.SIGINT)
@@ -76,7 +82,9 @@ class Command:
     def end_reading(self) -> None:
         """Interrupts it if it changes nothing, as it has said itself: nobody will listen any more."""
         if (self.directory / "reads").exists():
-            self.interrupt()
+            # One that is just being started ends itself when it has not been listened to for long.
+            with suppress(LockedError):
+                self.interrupt()
 
     def last_use(self) -> float:
         """Returns when it wrote or somebody listened, in seconds since the epoch."""

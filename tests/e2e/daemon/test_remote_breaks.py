@@ -37,14 +37,27 @@ def _await(reached: Callable[[], Any]) -> Any:
 
 @contextmanager
 def _halted(pid: int) -> Iterator[None]:
-    """Halts a process while the block runs, if it has not ended."""
+    """Halts a process, if it has not ended, while the block runs; what is signalled there stays pending.
+
+    A signal is taken when the process is next at work, those of small numbers first: one that had not come to its halt
+    would take an interrupt before it.
+    """
     with suppress(ProcessLookupError):
         os.kill(pid, signal.SIGSTOP)
     try:
+        _await(lambda: _state(pid) in ("T", "Z", ""))
         yield
     finally:
         with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGCONT)
+
+
+def _state(pid: int) -> str:
+    """Returns the letter of a process's state (proc_pid_stat(5)), "" for one that is gone."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except (FileNotFoundError, ProcessLookupError):
+        return ""
 
 
 def _given(host: Workspace) -> list[Path]:
