@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from deployctl.bootstrap import Deployment
     from deployctl.config.daemon_settings import NotificationSettings
-    from deployctl.lineage.deliveries import ChannelState, Deliveries, Delivery
+    from deployctl.lineage.deliveries import ChannelState
 
 notifications_app = typer.Typer(help="See who is told what, and send again what was given up.", no_args_is_help=True)
 
@@ -63,11 +63,13 @@ def list_dead(
 
     They are kept until `notifications retry`.
     """
+    from deployctl.daemon.notify_words import given_up
+
     with session(context).open() as deployment:
         if name is not None:
             _channel(deployment, name)
         with deployment.deliveries() as deliveries:
-            found = [(each, _text(deployment, deliveries, each)) for each in deliveries.dead(name)]
+            found = given_up(deployment.settings, deliveries, name)
     if output is Output.JSON:
         write_json("dead-notifications", {"notifications": [dead_document(each, text) for each, text in found]})
     elif output is Output.NAME:
@@ -159,11 +161,3 @@ def _row(name: str, settings: NotificationSettings, state: ChannelState | None) 
     dead = style(str(state.dead), "red", sys.stdout) if state.dead else "0"
     waiting = str(state.outstanding) + (f" (+{state.behind} events)" if state.behind else "")
     return (name, settings.format.value, shown_address(settings), events, waiting, dead, state.error or "-")
-
-
-def _text(deployment: Deployment, deliveries: Deliveries, delivery: Delivery) -> str:
-    from deployctl.daemon.notify_words import notice
-
-    happening = deliveries.happening(delivery.sequence)
-    found = notice(deployment.settings, happening) if happening else None
-    return found.text if found else "-"

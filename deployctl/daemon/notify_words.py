@@ -15,7 +15,7 @@ from deployctl.domain.manifest import format_time
 from deployctl.domain.names import STABLE, VersionNumber
 from deployctl.domain.occasion import Occasion, occasion, refusals
 from deployctl.domain.revision import Revision
-from deployctl.lineage.deliveries import Happening
+from deployctl.lineage.deliveries import Deliveries, Delivery, Happening
 
 SCHEMA = "deployctl.notification/1"
 # What an event carries may be long; a receiver wants to know what it is about.
@@ -81,6 +81,16 @@ def notice(settings: Settings, happening: Happening) -> Notice | None:
         "details": details,
     }
     return Notice(event.hash, found.value, text, document)
+
+
+def given_up(settings: Settings, deliveries: Deliveries, channel: str | None) -> list[tuple[Delivery, str]]:
+    """Returns what a channel, or any, will not be told any more, each with its sentence, "-" where nothing is said."""
+    found = []
+    for each in deliveries.dead(channel):
+        happening = deliveries.happening(each.sequence)
+        told = notice(settings, happening) if happening else None
+        found.append((each, told.text if told else "-"))
+    return found
 
 
 def trial(settings_name: str, identity: str, at: str) -> Notice:

@@ -73,14 +73,9 @@ def _channels(call: Call) -> dict[str, Any]:
 
 
 def _dead(call: Call) -> dict[str, Any]:
-    from deployctl.daemon.notify_words import notice
+    from deployctl.daemon.notify_words import given_up
     from deployctl.documents.notifications import dead_document
 
-    settings = call.deployment.settings
-    found = []
     with call.deployment.deliveries() as deliveries:
-        for each in deliveries.dead(call.get("channel")):
-            happening = deliveries.happening(each.sequence)
-            told = notice(settings, happening) if happening else None
-            found.append(dead_document(each, told.text if told else "-"))
-    return {"notifications": found}
+        found = given_up(call.deployment.settings, deliveries, call.get("channel"))
+    return {"notifications": [dead_document(each, text) for each, text in found]}

@@ -141,7 +141,7 @@ def test_an_isolated_server_reaches_nothing_and_leaves_no_network(
     apart.close()
 
 
-def test_a_rollback_reaches_a_server_whose_engine_is_away(
+def test_a_rollback_and_a_promotion_reach_a_server_whose_engine_is_away(
     docker_workspace: Callable[..., Workspace], tmp_path: Path
 ) -> None:
     rest, grpc = free_ports("127.0.0.1", 2)
@@ -160,6 +160,10 @@ def test_a_rollback_reaches_a_server_whose_engine_is_away(
     shown = workspace.run("status", environment=away)
     assert (shown.returncode, "no.sock does not answer" in shown.stdout) == (0, True)
     assert workspace.json("status")["targets"][0]["models"][0]["live"] == 1
+
+    assert workspace.json("promote", "half@2", environment=away)["outcome"] == "serving"
+
+    assert ask(f"http://127.0.0.1:{rest}", "half") == 4.0
 
 
 def test_a_network_that_the_engine_lacks_is_named(docker_workspace: Callable[..., Workspace]) -> None:
