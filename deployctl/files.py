@@ -14,6 +14,8 @@ from pathlib import Path
 from deployctl.errors import LockedError
 
 _POLL_S = 0.02
+# No writer takes so long: what is older was left by one that was killed.
+_OLD_S = 3600.0
 
 
 def write_durably(path: Path, text: str) -> None:
@@ -61,6 +63,15 @@ def sweep(path: Path) -> None:
     """Removes what writers of `path` that were killed left beside it; none may be writing it now."""
     for left in path.parent.glob(f".{path.name}.*"):
         left.unlink(missing_ok=True)
+
+
+def sweep_directory(directory: Path, *, older_s: float = _OLD_S) -> None:
+    """Removes what writers that were killed left in `directory`, unless somebody may be writing it still."""
+    now = time.time()
+    for left in directory.glob(".*"):
+        with contextlib.suppress(OSError):
+            if now - left.stat().st_mtime > older_s:
+                left.unlink()
 
 
 @contextlib.contextmanager

@@ -13,7 +13,7 @@ from deployctl.domain.clock import Clock
 from deployctl.domain.manifest import format_time, parse_time
 from deployctl.domain.operation import OperationRecord, OperationRequest, OperationState, Phase
 from deployctl.errors import DeployctlError, OperationNotFoundError
-from deployctl.files import replace_text
+from deployctl.files import replace_text, sweep_directory
 from deployctl.lineage.interface import OperationJournal, RunningOperation
 from deployctl.processes import ProcessIdentity, this_process
 
@@ -94,6 +94,7 @@ class FileOperationJournal(OperationJournal):
             replace_text(path, json.dumps(document | {"settled_by": by}) + "\n")
 
     def _prune(self) -> None:
+        sweep_directory(self._directory)
         for path in sorted(self._directory.glob("*.json"), reverse=True)[_KEPT:]:
             record = _read(path)
             if record is None or record.state in {OperationState.RUNNING, OperationState.INTERRUPTED}:

@@ -17,7 +17,7 @@ from deployctl.domain.manifest import format_time, parse_time
 from deployctl.domain.names import ModelName, TargetName
 from deployctl.domain.revision import Revision, revision_from_json, revision_to_json
 from deployctl.errors import StorageError
-from deployctl.files import write_durably
+from deployctl.files import sweep_directory, write_durably
 
 _SCHEMA = 1
 
@@ -57,6 +57,7 @@ class StateCopy:
             "revisions": [revision_to_json(revision) for revision in revisions],
         }
         self._write(self._revisions_of(target) / f"{model}.json", document)
+        sweep_directory(self._revisions_of(target))
 
     def kept(self, target: TargetName) -> dict[ModelName, KeptRevisions]:
         """Returns what was kept of each model on `target`, {} when nothing was; files that do not read are left out."""

@@ -25,7 +25,7 @@ from deployctl.domain.manifest import format_time, parse_time
 from deployctl.domain.names import ModelName, TargetName
 from deployctl.domain.revision import Desired, desired_from_json
 from deployctl.errors import LeaseLostError, LockedError, NotFoundError, StorageError
-from deployctl.files import file_lock, replace_text
+from deployctl.files import file_lock, replace_text, sweep_directory
 from deployctl.processes import ProcessIdentity, this_process
 from deployctl.serving.interface import Lease, TargetLock, Turn
 
@@ -147,6 +147,7 @@ class FileTargetLock(TargetLock):
 
     def _new(self, model: ModelName | None, purpose: str) -> _Entry:
         process, now = this_process(), self._clock.now()
+        sweep_directory(self._leases)
         record = LeaseRecord(
             target=self._target,
             model=model,

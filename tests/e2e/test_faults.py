@@ -9,8 +9,8 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -109,6 +109,23 @@ def interruptions(workspace: Workspace) -> list[Any]:
     return [event["data"]["evidence"] for event in events if event["kind"] == "revision.failed"]
 
 
+def journals(workspace: Workspace) -> list[Path]:
+    """Returns the journals of the operations that were begun."""
+    return list((workspace.root / ".deployctl" / "operations").glob("*.json"))
+
+
+def await_phase(workspace: Workspace, child: subprocess.Popen[str], known: Collection[Path], count: int) -> None:
+    """Returns when an operation that is not `known` has entered `count` phases, or `child` has ended."""
+    deadline = time.monotonic() + TIMEOUT_S
+    while child.poll() is None:
+        assert time.monotonic() < deadline
+        for path in set(journals(workspace)) - set(known):
+            with suppress(FileNotFoundError):
+                if len(json.loads(path.read_text())["phases"]) >= count:
+                    return
+        threading.Event().wait(0.002)
+
+
 @pytest.mark.xdist_group("e2e-kills")
 def test_a_promotion_that_is_killed_at_any_moment_leaves_old_or_new_and_the_next_command_works(
     workspace: Workspace,
@@ -119,13 +136,14 @@ def test_a_promotion_that_is_killed_at_any_moment_leaves_old_or_new_and_the_next
     url = workspace.rest()
     took_s = min(timed(workspace, "promote", f"half@{version}") for version in (2, 1, 2))
 
-    for number in range(4 * KILLS):
-        if number and number % KILLS == 0 and interruptions(workspace):
-            break
-        child = workspace.start("promote", f"half@{number % 2 + 1}", stdout=subprocess.DEVNULL)
-        # Later in each round, for a machine that has more to do than when the time was taken. Not Popen.wait, whose
-        # pauses of up to 50 ms are as long as the work with the server.
-        threading.Event().wait(took_s * (0.5 + 0.5 * number / KILLS))
+    for number in range(KILLS):
+        known = set(journals(workspace))
+        child = workspace.start("promote", f"half@{2 if ask(url, 'half') == 3.0 else 1}", stdout=subprocess.DEVNULL)
+        if number % 2:
+            # In the middle of its work, however fast the machine is just now.
+            await_phase(workspace, child, known, number % 12 // 2 + 1)
+        else:
+            threading.Event().wait(took_s * (0.5 + number / KILLS))
         child.kill()
         _, words = child.communicate(timeout=TIMEOUT_S)
         assert child.returncode in (0, -signal.SIGKILL), words

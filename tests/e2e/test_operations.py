@@ -163,6 +163,20 @@ def test_what_is_done_is_neither_resumed_nor_aborted(half: Promoted) -> None:
     assert "no operation 'nothing'" in workspace.fails(9, "op", "show", "nothing", hint="deployctl op list")
 
 
+@only_here
+def test_what_killed_writers_left_is_cleared_away_by_a_later_promotion(half: Promoted) -> None:
+    state = half.workspace.root / ".deployctl"
+    places = (state / "operations", state / "local" / "leases", state / "local" / "revisions")
+    left = [place / ".half.json.x1y2z3" for place in places]
+    for path in left:
+        path.write_text("{")
+        os.utime(path, (time.time() - 7200.0,) * 2)
+
+    half.workspace.ok("promote", half.at(2))
+
+    assert not [path for path in left if path.exists()]
+
+
 def test_an_operation_goes_on_without_its_command_and_can_be_waited_for(half: Promoted) -> None:
     operation = half.workspace.ok("promote", half.at(2), "--no-wait", "-o", "name").strip()
 

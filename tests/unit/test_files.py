@@ -6,13 +6,14 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 from types import FrameType
 
 import pytest
 
 from deployctl.errors import LockedError
-from deployctl.files import file_lock, sweep, write_durably
+from deployctl.files import file_lock, sweep, sweep_directory, write_durably
 
 
 def test_a_file_is_replaced_whole_and_nothing_else_is_left(tmp_path: Path) -> None:
@@ -61,6 +62,17 @@ def test_what_a_killed_writer_left_is_swept_away(tmp_path: Path) -> None:
     sweep(path)
 
     assert sorted(entry.name for entry in tmp_path.iterdir()) == [".other.config.x1y2z3", "models.config"]
+
+
+def test_of_a_directory_only_what_is_old_is_swept_away(tmp_path: Path) -> None:
+    write_durably(tmp_path / "a.json", "text")
+    for name, age_s in ((".a.json.x1y2z3", 7200.0), (".b.json.x1y2z3", 60.0)):
+        (tmp_path / name).write_text("half")
+        os.utime(tmp_path / name, (time.time() - age_s,) * 2)
+
+    sweep_directory(tmp_path)
+
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == [".b.json.x1y2z3", "a.json"]
 
 
 def test_a_server_of_another_user_can_read_it(tmp_path: Path) -> None:
