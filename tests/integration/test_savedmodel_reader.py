@@ -8,7 +8,6 @@ import re
 import shutil
 import subprocess
 import sys
-import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -316,7 +315,6 @@ def test_a_saved_model_of_500_megabytes_is_neither_read_nor_copied(tmp_path: Pat
         file.write(message(2, graph, more=size))
         # A hole: the file system stores nothing for it.
         file.truncate(file.tell() + size)
-    started = time.monotonic()
     done = subprocess.run(
         [sys.executable, "-c", READ_AND_MEASURE, str(tmp_path)],
         cwd=ROOT,
@@ -328,4 +326,3 @@ def test_a_saved_model_of_500_megabytes_is_neither_read_nor_copied(tmp_path: Pat
     ops, megabytes = done.stdout.rsplit(" ", 1)
     assert ops == "{'Const': 1}"
     assert int(megabytes) < 200
-    assert time.monotonic() - started < 30

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import time
 from pathlib import Path
 
 import pytest
@@ -217,12 +216,9 @@ def test_a_store_that_drips_meets_the_deadline(
     publish(direct, DIGITS, export)
     behind = bucket.repository(tmp_path / "cache", endpoint_url=proxy.endpoint, addressing="path", deadline_s=1.0)
     proxy.inject(Drip(), "GET .*/digits/1/variables/large")
-    started = time.monotonic()
 
     with pytest.raises(StoreUnavailableError, match="within 1 s"):
         behind.ensure_local(DIGITS, ONE, Observer())
-
-    assert time.monotonic() - started < 10
 
 
 def test_all_attempts_together_meet_the_deadline(bucket: Bucket, proxy: Proxy, tmp_path: Path) -> None:
@@ -235,12 +231,12 @@ def test_all_attempts_together_meet_the_deadline(bucket: Bucket, proxy: Proxy, t
         answer_timeout_s=0.2,
     )
     proxy.inject(Silence())
-    started = time.monotonic()
 
     with pytest.raises(StoreUnavailableError):
         behind.versions(DIGITS)
 
-    assert time.monotonic() - started < 10
+    # Fifty would take ten seconds.
+    assert 1 <= len(proxy.requests) < 10
 
 
 def test_a_store_that_nobody_answers_for_is_named(bucket: Bucket, tmp_path: Path) -> None:

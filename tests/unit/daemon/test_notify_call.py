@@ -4,7 +4,6 @@ import base64
 import socket
 import ssl
 import threading
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -143,11 +142,8 @@ def test_a_certificate_that_nobody_vouches_for_is_refused(tmp_path: Path) -> Non
 def test_a_server_that_never_ends_the_handshake_of_tls_is_given_up_in_time() -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         port = silent.getsockname()[1]
-        started = time.monotonic()
         with pytest.raises(NotificationError, match=r"did not answer within 0\.3 s"):
             send(hook(f"https://127.0.0.1:{port}", timeout_s=0.3))
-
-    assert time.monotonic() - started < 30.0
 
 
 def test_no_error_tells_what_of_the_url_may_be_secret() -> None:
