@@ -18,6 +18,17 @@ from tests.support.workspace import HALF_PLUS_TWO
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("e2e-wheel")]
 
 _TIMEOUT_S = 240
+# Ctrl-C as soon as the command is being loaded.
+INTERRUPTED_EARLY = """
+import sys
+
+class Interrupt:
+    def find_spec(self, name, path=None, target=None):
+        if name == "typer":
+            raise KeyboardInterrupt
+
+sys.meta_path.insert(0, Interrupt())
+"""
 
 
 def run(*words: str | Path, directory: Path, environment: dict[str, str] | None = None) -> str:
@@ -58,3 +69,15 @@ def test_every_command_works_from_the_wheel_with_the_migrations_in_it(tmp_path: 
     assert deployctl("versions", "-o", "name") == "half\n"
     assert deployctl("--version").startswith("deployctl ")
     assert "stopped" in deployctl("status")
+
+    (tmp_path / "sitecustomize.py").write_text(INTERRUPTED_EARLY)
+    interrupted = subprocess.run(
+        [command, "status"],
+        cwd=outside,
+        env={**environment, "PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        timeout=_TIMEOUT_S,
+        check=False,
+    )
+    assert (interrupted.returncode, interrupted.stdout, interrupted.stderr) == (130, "", "")
