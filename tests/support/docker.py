@@ -269,8 +269,9 @@ def image_tag() -> str:
 
 def build_image() -> str:
     """Builds the image unless the engine has it; pytest's workers wait for the one that builds it."""
-    tag = image_tag()
-    with open(Path(tempfile.gettempdir(), f"deployctl-image-{CHECKOUT}.lock"), "w") as lock:
+    tag, place = image_tag(), ROOT / "build"
+    place.mkdir(exist_ok=True)
+    with (place / "image.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if subprocess.run(["docker", "image", "inspect", tag], capture_output=True, timeout=60).returncode:
             _build("model-server", tag, {})
