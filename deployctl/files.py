@@ -65,12 +65,15 @@ def sweep(path: Path) -> None:
         left.unlink(missing_ok=True)
 
 
-def sweep_directory(directory: Path, *, older_s: float = _OLD_S) -> None:
-    """Removes what writers that were killed left in `directory`, unless somebody may be writing it still."""
+def sweep_directory(directory: Path) -> None:
+    """Removes what writers that were killed left in `directory`, unless somebody may be writing it still.
+
+    What cannot be removed stays: no operation fails for it.
+    """
     now = time.time()
-    for left in directory.glob(".*"):
-        with contextlib.suppress(OSError):
-            if now - left.stat().st_mtime > older_s:
+    with contextlib.suppress(OSError):
+        for left in directory.glob(".*"):
+            if now - left.stat().st_mtime > _OLD_S:
                 left.unlink()
 
 

@@ -57,7 +57,6 @@ class StateCopy:
             "revisions": [revision_to_json(revision) for revision in revisions],
         }
         self._write(self._revisions_of(target) / f"{model}.json", document)
-        sweep_directory(self._revisions_of(target))
 
     def kept(self, target: TargetName) -> dict[ModelName, KeptRevisions]:
         """Returns what was kept of each model on `target`, {} when nothing was; files that do not read are left out."""
@@ -110,3 +109,4 @@ class StateCopy:
             write_durably(path, json.dumps(document, sort_keys=True) + "\n")
         except OSError as error:
             raise StorageError(f"cannot write {path}: {error.strerror}") from error
+        sweep_directory(path.parent)

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -109,17 +109,17 @@ def interruptions(workspace: Workspace) -> list[Any]:
     return [event["data"]["evidence"] for event in events if event["kind"] == "revision.failed"]
 
 
-def journals(workspace: Workspace) -> list[Path]:
+def journals(workspace: Workspace) -> set[Path]:
     """Returns the journals of the operations that were begun."""
-    return list((workspace.root / ".deployctl" / "operations").glob("*.json"))
+    return set((workspace.root / ".deployctl" / "operations").glob("*.json"))
 
 
-def await_phase(workspace: Workspace, child: subprocess.Popen[str], known: Collection[Path], count: int) -> None:
+def await_phase(workspace: Workspace, child: subprocess.Popen[str], known: set[Path], count: int) -> None:
     """Returns when an operation that is not `known` has entered `count` phases, or `child` has ended."""
     deadline = time.monotonic() + TIMEOUT_S
     while child.poll() is None:
         assert time.monotonic() < deadline
-        for path in set(journals(workspace)) - set(known):
+        for path in journals(workspace) - known:
             with suppress(FileNotFoundError):
                 if len(json.loads(path.read_text())["phases"]) >= count:
                     return
@@ -137,7 +137,7 @@ def test_a_promotion_that_is_killed_at_any_moment_leaves_old_or_new_and_the_next
     took_s = min(timed(workspace, "promote", f"half@{version}") for version in (2, 1, 2))
 
     for number in range(KILLS):
-        known = set(journals(workspace))
+        known = journals(workspace)
         child = workspace.start("promote", f"half@{2 if ask(url, 'half') == 3.0 else 1}", stdout=subprocess.DEVNULL)
         if number % 2:
             # In the middle of its work, however fast the machine is just now.

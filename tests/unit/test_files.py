@@ -75,6 +75,17 @@ def test_of_a_directory_only_what_is_old_is_swept_away(tmp_path: Path) -> None:
     assert sorted(entry.name for entry in tmp_path.iterdir()) == [".b.json.x1y2z3", "a.json"]
 
 
+def test_what_cannot_be_swept_away_harms_nobody(tmp_path: Path) -> None:
+    stuck = tmp_path / ".directory"
+    stuck.mkdir()
+    os.utime(stuck, (time.time() - 7200.0,) * 2)
+
+    sweep_directory(tmp_path)
+    sweep_directory(tmp_path / "absent")
+
+    assert stuck.exists()
+
+
 def test_a_server_of_another_user_can_read_it(tmp_path: Path) -> None:
     path = tmp_path / "models.config"
     write_durably(path, "text")

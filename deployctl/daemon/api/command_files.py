@@ -72,12 +72,13 @@ class Command:
         Raises:
             LockedError: it is being started, and cannot be told yet.
         """
+        if not self.is_running():
+            return
         process = self._process()
-        if process is None and self.is_running():
+        if process is None:
             raise LockedError("the command is being started", hint="deployctl op list")
-        if process is not None and self.is_running():
-            with suppress(ProcessLookupError):
-                os.kill(process["pid"], signal.SIGINT)
+        with suppress(ProcessLookupError):
+            os.kill(process["pid"], signal.SIGINT)
 
     def end_reading(self) -> None:
         """Interrupts it if it changes nothing, as it has said itself: nobody will listen any more."""

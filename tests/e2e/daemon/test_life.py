@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import fcntl
-import os
 import shutil
 import signal
 import socket
 import threading
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
 from tests.support.api import api_of, new_token
 from tests.support.daemon import daemon
+from tests.support.halting import halted
 from tests.support.inbox import until
 from tests.support.remote import address_of, as_client
 from tests.support.workspace import HALF_PLUS_THREE, HALF_PLUS_TWO, TARGET, Workspace, ask
@@ -202,16 +201,6 @@ def promoted(workspace: Workspace) -> int:
     workspace.ok("up")
     workspace.ok("promote", "half@latest")
     return int(workspace.json("status")["targets"][0]["detail"]["pid"])
-
-
-@contextmanager
-def halted(process: int) -> Iterator[None]:
-    """Lets a process stand still while the block runs."""
-    os.kill(process, signal.SIGSTOP)
-    try:
-        yield
-    finally:
-        os.kill(process, signal.SIGCONT)
 
 
 def drop(workspace: Workspace, export: Path) -> None:

@@ -9,14 +9,15 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.support.daemon import daemon
+from tests.support.halting import halted
 from tests.support.remote import address_of, as_client, client_of, commands_directory
 from tests.support.tls import self_signed
 from tests.support.workspace import HALF_PLUS_THREE, HALF_PLUS_TWO, TARGET, TIMEOUT_S, Workspace, ask
@@ -35,31 +36,6 @@ def _await(reached: Callable[[], Any]) -> Any:
     return found
 
 
-@contextmanager
-def _halted(pid: int) -> Iterator[None]:
-    """Halts a process, if it has not ended, while the block runs; what is signalled there stays pending.
-
-    A signal is taken when the process is next at work, those of small numbers first: one that had not come to its halt
-    would take an interrupt before it.
-    """
-    with suppress(ProcessLookupError):
-        os.kill(pid, signal.SIGSTOP)
-    try:
-        _await(lambda: _state(pid) in ("T", "Z", ""))
-        yield
-    finally:
-        with suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGCONT)
-
-
-def _state(pid: int) -> str:
-    """Returns the letter of a process's state (proc_pid_stat(5)), "" for one that is gone."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except (FileNotFoundError, ProcessLookupError):
-        return ""
-
-
 def _given(host: Workspace) -> list[Path]:
     """Returns the directories of the commands that clients have given."""
     return [path.parent for path in commands_directory(host).glob("commands/*/*/request.json")]
@@ -76,7 +52,7 @@ def test_a_promotion_outlives_a_daemon_that_is_killed(workspace: Workspace) -> N
         (given,) = _await(lambda: [each for each in _given(workspace) if (each / "process.json").exists()])
         operation = json.loads((given / "frames").read_text().splitlines()[0])["began"]["operation"]
         runner = int(json.loads((given / "process.json").read_text())["pid"])
-        with _halted(runner):
+        with halted(runner):
             running.kill()
     with daemon(workspace, **_IDLE, DEPLOYCTL_DAEMON_LISTEN=url.partition("//")[2]) as running:
         address_of(running)
@@ -244,10 +220,10 @@ def test_an_interrupt_of_one_client_leaves_the_others_alone(workspace: Workspace
     server = int(json.loads((place / "server.json").read_text())["pid"])
     with client_of(workspace) as client:
         # With a server that does not answer, it is not done before it is interrupted.
-        with _halted(server):
+        with halted(server):
             interrupted = client.start("promote", "half@2")
             command = _await(lambda: _process_in(place / "leases" / "half.model.json"))
-            with _halted(command):
+            with halted(command):
                 other = client.start("promote", "other@1")
                 interrupted.send_signal(signal.SIGINT)
                 # The interrupt has come to the command's process, which is halted.

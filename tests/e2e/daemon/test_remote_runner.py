@@ -32,10 +32,16 @@ def test_an_interrupt_ends_a_command_however_early_it_comes(workspace: Workspace
     directory = workspace.root / "command"
     _request(directory, "status", "--watch")
     starting = [sys.executable, "-m", "deployctl.cli.remote_runner", str(directory)]
-    with (directory / "runner.log").open("wb") as log, open(os.devnull, "rb") as nothing:
-        environment = workspace.child_environment
+    with (directory / "runner.log").open("wb") as log:
         subprocess.run(
-            starting, cwd=workspace.root, env=environment, stdin=nothing, stdout=log, stderr=log, timeout=60, check=True
+            starting,
+            cwd=workspace.root,
+            env=workspace.child_environment,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            timeout=TIMEOUT_S,
+            check=True,
         )
     runner = int(json.loads((directory / "process.json").read_text())["pid"])
     threading.Event().wait(later_s)

@@ -162,9 +162,12 @@ def _forker(url: str) -> Iterator[Callable[[str], str]]:
 def test_a_locked_database_is_busy_within_the_timeout(path: Path, store: SqlLineageStore) -> None:
     with closing(sqlite3.connect(path, isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
+        started = time.monotonic()
+
         with pytest.raises(DatabaseBusyError, match=r"locked for more than 0\.3 s"), store.transaction():
             pytest.fail("the transaction was opened")
 
+        assert time.monotonic() - started > 0.25
         assert store.models() == ()
         other.execute("ROLLBACK")
     with store.transaction() as transaction:
