@@ -77,10 +77,10 @@ class Following(Duty):
         self.follow.set()
         while not work.stopping.is_set():
             told = self.follow.wait(_LONGEST_WAIT_S)
-            if not told and not any(each.due <= clock.monotonic() for each in self._waiting.values()):
-                continue
-            self.follow.clear()
-            self._attend(work, follow_ups)
+            due = any(each.due <= clock.monotonic() for each in self._waiting.values())
+            if told or due or follow_ups.has_others(self._waiting):
+                self.follow.clear()
+                self._attend(work, follow_ups)
 
     def _attend(self, work: Work, follow_ups: FollowUps) -> None:
         """Does what is to follow; one that waits holds up no other."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from fnmatch import fnmatchcase
 from threading import Event
@@ -151,14 +153,28 @@ class Handling:
         """Moves a published export away, or remembers that it was handled."""
         self._judge.forget(found.key)
         if self._work.settings.inboxes[self._inbox].published is Afterwards.MOVE:
-            try:
-                self._place.move_done(found)
-            except StorageError as error:
-                _log.warning("%s stays where it is: %s", found.key, error)
-            else:
-                self._memory.forget(found.key)
-                return
-        self._memory.remember(Handled(found.key, found.fingerprint))
+            self._move_away(found, lambda: self._place.move_done(found))
+        else:
+            self._memory.remember(Handled(found.key, found.fingerprint))
+
+    def _move_away(self, found: Found, move: Callable[[], str]) -> str | None:
+        """Moves an export and forgets it, and returns where it is; what cannot be moved is remembered as handled."""
+        goal = None
+        try:
+            goal = move()
+        except StorageError as error:
+            if self._is_there(found):
+                _log.warning("%s stays where it is, and is not tried again as it is: %s", found.key, error)
+                self._memory.remember(Handled(found.key, found.fingerprint))
+                return None
+        self._memory.forget(found.key)
+        return goal
+
+    def _is_there(self, found: Found) -> bool:
+        """Whether, for all that is known, nobody has taken an export away, as a daemon that leads in our place does."""
+        with suppress(StorageError, OSError):
+            return self._place.look_at(found.model, found.name) is not None
+        return True
 
     def _refuse(self, deployment: Deployment, found: Found, arrival: Arrival, error: Exception) -> None:
         """Remembers the refusal first, so that whoever goes on with it after a kill says the same."""
@@ -177,6 +193,8 @@ class Handling:
         try:
             if self._place.look_at(found.model, found.name) != found:
                 self._judge.forget(found.key)  # taken away, or written to, while it was read
+                if not self._is_there(found):
+                    self._memory.forget(found.key)
                 return
             self._memory.remember(handled, durably=True)
             self._move_refused(deployment, found, handled)
@@ -202,14 +220,9 @@ class Handling:
         _log.error("%s is refused: %s", found.key, refusal["error"])
         document = json.dumps(refusal, indent=2).encode()
         self._judge.forget(found.key)
-        try:
-            goal = self._place.move_failed(found, report_files(refusal, document))
-        except StorageError as error:
-            _log.warning("%s stays where it is, and is not tried again as it is: %s", found.key, error)
-            self._memory.remember(Handled(found.key, found.fingerprint))
-            return
-        _log.info("%s is in %s, with a report", found.key, goal)
-        self._memory.forget(found.key)
+        goal = self._move_away(found, lambda: self._place.move_failed(found, report_files(refusal, document)))
+        if goal is not None:
+            _log.info("%s is in %s, with a report", found.key, goal)
 
 
 def _printable(text: str) -> str:

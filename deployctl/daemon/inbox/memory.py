@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import os
 import time
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import suppress
@@ -25,6 +26,7 @@ from deployctl.repository.durable import storage_errors
 _log = logging.getLogger(__name__)
 # A write takes less, and a daemon to start again more.
 _WRITE_S = 0.2
+_ENDING = ".json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +106,7 @@ class Memory:
             self.forget(key)
 
     def _path(self, key: str) -> Path:
-        return self._directory / f"{hashlib.sha256(key.encode(errors='surrogateescape')).hexdigest()[:32]}.json"
+        return self._directory / f"{hashlib.sha256(key.encode(errors='surrogateescape')).hexdigest()[:32]}{_ENDING}"
 
 
 class FollowUps:
@@ -123,6 +125,14 @@ class FollowUps:
         found = _read_each(self._directory, _follow_up, since=self._since)
         return sorted(found, key=lambda each: (each.began, each.model, each.version))
 
+    def has_others(self, known: Collection[FollowUp]) -> bool:
+        """Whether there is more than these, such as what a daemon wrote late that has lost its lease meanwhile."""
+        names = {self._path(each).name for each in known}
+        try:
+            return any(name.endswith(_ENDING) and name not in names for name in os.listdir(self._directory))
+        except OSError:
+            return False  # told where it is read
+
     def put(self, follow_up: FollowUp) -> None:
         """Writes what is to follow, in place of what was for the same version."""
         _write(self._path(follow_up), asdict(follow_up), durably=True)
@@ -133,7 +143,7 @@ class FollowUps:
             self._path(follow_up).unlink(missing_ok=True)
 
     def _path(self, follow_up: FollowUp) -> Path:
-        return self._directory / f"{follow_up.model}@{follow_up.version}.json"
+        return self._directory / f"{follow_up.model}@{follow_up.version}{_ENDING}"
 
 
 def _write(path: Path, document: dict[str, Any], *, durably: bool) -> None:
@@ -148,7 +158,7 @@ def _read_each(directory: Path, made: Any, *, since: float) -> Iterator[Any]:
             # By a write that was killed with an earlier daemon; others of this one go on meanwhile.
             if left.stat().st_mtime < since:
                 left.unlink()
-    for path in sorted(directory.glob("*.json")):
+    for path in sorted(directory.glob(f"*{_ENDING}")):
         try:
             yield made(json.loads(path.read_bytes()))
         except FileNotFoundError:

@@ -163,9 +163,10 @@ def test_a_version_is_retired_once_though_the_daemon_was_killed_while_it_was(kil
 
 
 @pytest.mark.tensorflow
-def test_a_leader_that_was_stopped_for_longer_than_its_lease_changes_nothing_more(killed: Killed) -> None:
+@pytest.mark.parametrize("late", [False, True], ids=["in the middle of it", "when all is done"])
+def test_a_leader_that_was_stopped_for_longer_than_its_lease_changes_nothing_more(killed: Killed, late: bool) -> None:
     # Not where it holds a lock, or the database, since whoever is stopped keeps that.
-    steps = ["/staging/", "/follow/"]
+    steps = ["/staging/", "/handled/", "/follow/", "os.rename /exports/"]
     number = 1
     with killed.daemon() as first:
         killed.drop(number)
@@ -183,6 +184,8 @@ def test_a_leader_that_was_stopped_for_longer_than_its_lease_changes_nothing_mor
                 killed.disarm()
                 second.await_line("leading")
                 second.await_line(f"half@{number} serves stable on local")
+                if late:
+                    killed.await_all_done(number)
 
                 first.signal(signal.SIGCONT)
 
