@@ -80,7 +80,7 @@ class Database:
         Args:
             schema: as for `writing`.
         """
-        with self._errors():
+        with self.errors_translated():
             self._refuse_missing_file()
             with self._connect(begin="BEGIN", isolation="REPEATABLE READ") as connection:
                 if schema is not None:
@@ -94,7 +94,7 @@ class Database:
         Args:
             schema: the revision that the database must have, None where the caller looks itself.
         """
-        with self._errors():
+        with self.errors_translated():
             if schema is not None:
                 self._refuse_missing_file()
             # READ COMMITTED, so that what is read after the lock was granted is what the last writer left.
@@ -110,7 +110,7 @@ class Database:
         Raises:
             DatabaseBusyError: another program has the file open in a way that forbids it now.
         """
-        with self._errors(), closing(self._open_sqlite()) as connection:
+        with self.errors_translated(), closing(self._open_sqlite()) as connection:
             (mode,) = connection.execute("PRAGMA journal_mode = WAL").fetchone()
             if mode != "wal":
                 raise self._busy()
@@ -161,8 +161,12 @@ class Database:
         return connection
 
     @contextmanager
-    def _errors(self) -> Iterator[None]:
-        """Raises our errors in place of SQLAlchemy's and the drivers', without the password."""
+    def errors_translated(self) -> Iterator[None]:
+        """Raises our errors in place of SQLAlchemy's and the drivers', without the password.
+
+        Raises:
+            DatabaseError: the database failed.
+        """
         try:
             yield
         except (SQLAlchemyError, sqlite3.Error) as error:
@@ -185,7 +189,9 @@ class Database:
             case sqlite3.SQLITE_CORRUPT | sqlite3.SQLITE_NOTADB:
                 return DatabaseCorruptError(f"the lineage database {self} is damaged: {reason}")
             case sqlite3.SQLITE_READONLY:
-                return DatabaseError(f"the lineage database {self} cannot be written: {reason}")
+                return DatabaseError(
+                    f"the lineage database {self} cannot be written: {reason}", hint=f"ls -ld {self.path}"
+                )
             case sqlite3.SQLITE_CANTOPEN:
                 return DatabaseError(f"the lineage database {self} cannot be opened: {reason}")
             case _:

@@ -61,9 +61,9 @@ class MirroredLineageStore(LineageStore):
             except DatabaseError as error:
                 self.give_up(error)
             if self.offline:
-                # What is left of a failed transaction only undoes itself.
-                with suppress(DatabaseError):
-                    stack.close()
+                # What a failed transaction has done so far is undone, since all of its events are spooled.
+                with suppress(DatabaseError), stack:
+                    raise DatabaseError("given up")
                 self._copy.spool(change.events)
                 self._fold(change.events)
             else:

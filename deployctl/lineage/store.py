@@ -87,7 +87,7 @@ class SqlLineageStore(LineageStore):
     def transaction(self) -> Iterator[LineageTransaction]:
         """Opens a write transaction that excludes every other writer from its start."""
         with self._database.writing() as connection:
-            yield SqlLineageTransaction(connection)
+            yield SqlLineageTransaction(self._database, connection)
 
     def models(self) -> tuple[ModelName, ...]:
         """Returns the models with a recorded version, in name order."""
@@ -217,9 +217,13 @@ class SqlLineageStore(LineageStore):
 
 
 class SqlLineageTransaction(LineageTransaction):
-    """A write transaction of SqlLineageStore, good until its block ends."""
+    """A write transaction of SqlLineageStore, good until its block ends.
 
-    def __init__(self, connection: Connection) -> None:
+    Each call raises DatabaseError itself where the database fails, so that whoever makes it can go on without.
+    """
+
+    def __init__(self, database: Database, connection: Connection) -> None:
+        self._database = database
         self._connection = connection
 
     def append(self, event: NewEvent) -> Event:
@@ -233,31 +237,36 @@ class SqlLineageTransaction(LineageTransaction):
         content = normalised(event)
         change = effect(content)
         newest = select(events.c.sequence, events.c.hash).order_by(events.c.sequence.desc()).limit(1)
-        last = self._connection.execute(newest).first()
-        appended = chain(GENESIS, 1, content) if last is None else chain(last.hash, last.sequence + 1, content)
-        self._connection.execute(insert(events), event_to_row(appended))
-        fold(self._connection, change, appended.sequence)
+        with self._database.errors_translated():
+            last = self._connection.execute(newest).first()
+            appended = chain(GENESIS, 1, content) if last is None else chain(last.hash, last.sequence + 1, content)
+            self._connection.execute(insert(events), event_to_row(appended))
+            fold(self._connection, change, appended.sequence)
         return appended
 
     def has_version(self, model: ModelName, version: VersionNumber) -> bool:
         """Returns whether the version is recorded, read inside this transaction."""
-        return has_version(self._connection, model, version)
+        with self._database.errors_translated():
+            return has_version(self._connection, model, version)
 
     def has_event(self, operation: str, kind: EventKind) -> bool:
         """Returns whether the operation has recorded an event of the kind, read inside this transaction."""
         found = select(events.c.sequence).where(events.c.operation == operation, events.c.kind == kind.value).limit(1)
-        return self._connection.execute(found).first() is not None
+        with self._database.errors_translated():
+            return self._connection.execute(found).first() is not None
 
     def next_revision(self, target: TargetName, model: ModelName) -> int:
         """Returns the number that the next revision of `model` on `target` takes."""
-        return newest_revision(self._connection, target, model) + 1
+        with self._database.errors_translated():
+            return newest_revision(self._connection, target, model) + 1
 
     def current(self, target: TargetName, model: ModelName) -> Revision | None:
         """Returns the newest revision that served, read inside this transaction."""
         found = select(revisions).where(
             revisions.c.target == target, revisions.c.model == model, revisions.c.is_current.is_(True)
         )
-        row = self._connection.execute(found).mappings().first()
+        with self._database.errors_translated():
+            row = self._connection.execute(found).mappings().first()
         return None if row is None else revision_from_row(row)
 
 

@@ -66,7 +66,11 @@ class RunningDaemon:
 
     def ended(self) -> int:
         """Waits for its end and returns its exit code."""
-        code = self._process.wait(TIMEOUT_S)
+        try:
+            code = self._process.wait(TIMEOUT_S)
+        except subprocess.TimeoutExpired as error:
+            with self._grown:
+                raise AssertionError(f"the daemon does not end:\n{''.join(self._texts)}") from error
         self._reader.join(TIMEOUT_S)
         return code
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import sys
 import threading
 from typing import Any
@@ -30,6 +31,8 @@ class _Steps:
         self._count = 0
         self._log = os.open(f"{armed}.steps", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
         self._thread = threading.local()
+        self._connections = 0
+        self._unused = threading.Condition()
 
     def audit(self, name: str, arguments: tuple[Any, ...]) -> None:
         """Takes an event of the interpreter."""
@@ -60,7 +63,25 @@ class _Steps:
         wanted = self._wanted or ""
         if str(self._count) == wanted or (not wanted.isdigit() and wanted in name):
             self._wanted = "0"
+            self._send()
+
+    def connected(self, change: int) -> None:
+        """Counts the connections to the database that are in use."""
+        with self._unused:
+            self._connections += change
+            self._unused.notify_all()
+
+    def _send(self) -> None:
+        """Sends the signal; one that stops the process while no other thread keeps the database, or a lock."""
+        if self._signal != signal.SIGSTOP:
             os.kill(os.getpid(), self._signal)
+            return
+        with self._unused:
+            while self._connections or _holds_lock():
+                self._unused.wait(0.01)
+            os.kill(os.getpid(), self._signal)
+            # The other threads, which must not begin anything now, are stopped a little later.
+            threading.Event().wait(0.05)
 
     def _is_armed(self) -> bool:
         if self._wanted is None:
@@ -73,14 +94,22 @@ class _Steps:
         return True
 
 
+def _holds_lock() -> bool:
+    # A line of /proc/locks, see proc(5): "1: FLOCK  ADVISORY  WRITE 1234 fe:00:5678 0 EOF".
+    with open("/proc/locks", encoding="ascii") as locks:
+        return any(line.split()[1] == "FLOCK" and line.split()[4] == str(os.getpid()) for line in locks)
+
+
 def _main() -> None:
-    from sqlalchemy import event
+    from sqlalchemy import Pool, event
     from sqlalchemy.engine import Engine
 
     from deployctl.cli import app
 
     steps = _Steps(int(sys.argv[1]), sys.argv[2], sys.argv[3])
     sys.addaudithook(steps.audit)
+    event.listen(Pool, "checkout", lambda *arguments: steps.connected(1))
+    event.listen(Pool, "checkin", lambda *arguments: steps.connected(-1))
     event.listen(Engine, "commit", lambda connection: steps.commit())
     event.listen(Engine, "before_cursor_execute", lambda *arguments: steps.execute(arguments[2]))
     sys.argv[1:] = sys.argv[4:]

@@ -35,6 +35,7 @@ from deployctl.system import SystemClock
 
 # Any will do for the store of the suite, which checks no signatures.
 CREDENTIALS = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test"}
+_PORTS_TRIED = 3
 _READY_WITHIN_S = 30
 
 
@@ -137,21 +138,8 @@ def make_client(endpoint: str) -> Any:
 @contextmanager
 def running_store(directory: Path) -> Iterator[str]:
     """Runs a store on a free port of loopback while the block runs, and gives its URL."""
-    port = free_port()
-    environment = os.environ | {
-        "BIND_HOST": "127.0.0.1",
-        "GATEWAY_PORT": str(port),
-        "SERVICES": "s3",
-        "HOME": str(directory),
-        "TMPDIR": str(directory),
-    }
-    command = [str(Path(sys.executable).with_name("ministack"))]
-    with (directory / "log").open("wb") as log:
-        server = subprocess.Popen(
-            command, env=environment, cwd=directory, stdout=log, stderr=log, stdin=subprocess.DEVNULL
-        )
+    server, port = _started(directory)
     try:
-        _await_ready(server, port, directory / "log")
         yield f"http://127.0.0.1:{port}"
     finally:
         server.send_signal(signal.SIGTERM)
@@ -162,6 +150,28 @@ def running_store(directory: Path) -> Iterator[str]:
             server.wait()
 
 
+def _started(directory: Path) -> tuple[subprocess.Popen[bytes], int]:
+    """Starts a store; on another port where somebody took the one that was free."""
+    environment = os.environ | {"BIND_HOST": "127.0.0.1", "SERVICES": "s3", "HOME": str(directory)}
+    command = [str(Path(sys.executable).with_name("ministack"))]
+    for _ in range(_PORTS_TRIED):
+        port, log = free_port(), directory / "log"
+        with log.open("wb") as file:
+            server = subprocess.Popen(
+                command,
+                env=environment | {"GATEWAY_PORT": str(port), "TMPDIR": str(directory)},
+                cwd=directory,
+                stdout=file,
+                stderr=file,
+                stdin=subprocess.DEVNULL,
+            )
+        if _is_ready(server, port):
+            return server, port
+        server.kill()
+        server.wait()
+    raise AssertionError(f"the object store did not start: {log.read_text(errors='replace')[-2000:]}")
+
+
 def free_port() -> int:
     """Returns a port of loopback that nobody listens on."""
     with socket.socket() as probe:
@@ -169,17 +179,17 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def _await_ready(server: subprocess.Popen[bytes], port: int, log: Path) -> None:
+def _is_ready(server: subprocess.Popen[bytes], port: int) -> bool:
+    """Whether the store answers in time; False as soon as it has ended."""
     deadline = time.monotonic() + _READY_WITHIN_S
-    while time.monotonic() < deadline:
-        if server.poll() is not None:
-            break
+    while time.monotonic() < deadline and server.poll() is None:
         try:
             urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=2).close()
-            return
         except urllib.error.HTTPError as answer:
             answer.close()
-            return
         except OSError:
             threading.Event().wait(0.02)
-    raise AssertionError(f"the object store did not start: {log.read_text(errors='replace')[-2000:]}")
+            continue
+        # Somebody else may answer there.
+        return server.poll() is None
+    return False

@@ -1,7 +1,8 @@
 """The duty that does what the rules say of versions that an inbox has published: promote them, retire old ones.
 
 It is apart from publishing, since gates and loading take their time. What is to follow stands in a file for each
-version until it is done, refused, or overtaken by a newer version.
+version until it is done, refused, or overtaken by a newer version. Of several versions of a model the newest comes
+first, so that those that piled up are not each loaded only to be replaced: they are for the case that it is refused.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from deployctl.daemon.inbox.memory import FollowUp, FollowUps
 from deployctl.daemon.inbox.watching import inbox_directory
 from deployctl.daemon.interface import Duty, Work
 from deployctl.domain.manifest import format_time
-from deployctl.domain.names import CANARY, STABLE, LabelName, TargetName
+from deployctl.domain.names import CANARY, STABLE, LabelName, ModelName, TargetName
 from deployctl.domain.reference import ByNumber, Reference
 from deployctl.domain.revision import Revision, RevisionState
 from deployctl.domain.serving import ServerCondition
@@ -83,16 +84,17 @@ class Following(Duty):
                 self._attend(work, follow_ups)
 
     def _attend(self, work: Work, follow_ups: FollowUps) -> None:
-        """Does what is to follow; one that waits holds up no other."""
+        """Does what is to follow; a version that waits holds up the older ones of its model, and no other."""
         clock, waiting = work.shared.context.clock, self._waiting
         self._waiting = {}
+        held_up: dict[ModelName, _Wait] = {}
         for each in follow_ups.all():
-            wait = waiting.get(each, _Wait())
-            if wait.due <= clock.monotonic():
+            wait = held_up.get(each.model) or waiting.get(each, _Wait())
+            if each.model not in held_up and wait.due <= clock.monotonic():
                 if self._done_or_given_up(work, follow_ups, each):
                     continue
                 wait = _Wait(wait.attempts + 1, clock.monotonic() + pause_after(wait.attempts + 1))
-            self._waiting[each] = wait
+            self._waiting[each] = held_up[each.model] = wait
 
     def _done_or_given_up(self, work: Work, follow_ups: FollowUps, follow_up: FollowUp) -> bool:
         try:
@@ -122,7 +124,8 @@ class Following(Duty):
             follow_ups.put(replace(follow_up, targets=left))
             if not went_well:
                 break
-        if not self._retire(work, follow_up):
+        # One that is older may have to be promoted yet, and must still be there.
+        if not follow_ups.has_more_of(follow_up) and not self._retire(work, follow_up):
             return False
         follow_ups.remove(follow_up)
         return True

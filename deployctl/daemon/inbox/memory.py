@@ -121,17 +121,26 @@ class FollowUps:
         self._since = time.time() - _WRITE_S
 
     def all(self) -> list[FollowUp]:
-        """Returns them, the oldest first."""
-        found = _read_each(self._directory, _follow_up, since=self._since)
-        return sorted(found, key=lambda each: (each.began, each.model, each.version))
+        """Returns them: the newest version of each model first, the model that began to wait first before others."""
+        found = list(_read_each(self._directory, _follow_up, since=self._since))
+        began: dict[ModelName, str] = {}
+        for each in found:
+            began[each.model] = min(each.began, began.get(each.model, each.began))
+        return sorted(found, key=lambda each: (began[each.model], each.model, -each.version))
 
     def has_others(self, known: Collection[FollowUp]) -> bool:
-        """Whether there is more than these, such as what a daemon wrote late that has lost its lease meanwhile."""
-        names = {self._path(each).name for each in known}
-        try:
-            return any(name.endswith(_ENDING) and name not in names for name in os.listdir(self._directory))
-        except OSError:
-            return False  # told where it is read
+        """Whether there are more than these, such as what a daemon wrote late that has lost its lease meanwhile."""
+        return not self._names() <= {self._path(each).name for each in known}
+
+    def has_more_of(self, follow_up: FollowUp) -> bool:
+        """Whether something is to follow for another version of the model."""
+        others = self._names() - {self._path(follow_up).name}
+        return any(name.rpartition("@")[0] == follow_up.model for name in others)
+
+    def _names(self) -> set[str]:
+        with suppress(OSError):  # told where they are read
+            return {name for name in os.listdir(self._directory) if name.endswith(_ENDING) and name[0] != "."}
+        return set()
 
     def put(self, follow_up: FollowUp) -> None:
         """Writes what is to follow, in place of what was for the same version."""

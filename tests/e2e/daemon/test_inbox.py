@@ -90,3 +90,25 @@ def test_what_follows_is_done_once_though_the_daemon_was_killed_before(place: In
     revisions = place.events(EventKind.REVISION_PENDING)
     assert [event.content.data["desired"]["labels"]["stable"] for event in revisions] == [1, 2, 3, 4]
     assert "half@4" in place.workspace.fails(8, "retire", "half@4", hint="deployctl show half@4")
+
+
+def test_of_versions_that_waited_only_the_newest_that_passes_is_promoted(place: InboxWorkspace) -> None:
+    follow = place.root / ".deployctl" / "inboxes" / "exports" / "follow"
+    with daemon(place.workspace) as running:
+        running.await_line("watching exports")
+        for number in (1, 2, 3):
+            place.drop(f"run-{number}", number=number)
+            running.await_line(f"half@{number} waits for local")
+        with_unknown_op(place.root / "made" / "unknown").rename(place.inbox / MODEL / "run-4")
+        running.await_line("half@4 waits for local")
+        assert place.versions() == [1, 2, 3, 4]
+
+        place.workspace.ok("up")
+
+        running.await_line("half@4 is not promoted on local")
+        running.await_line("half@3 serves stable on local")
+        until(lambda: list(follow.iterdir()) == [], "nothing to be left to follow")
+        assert running.stop() == 0
+    promoted = place.events(EventKind.REVISION_PENDING)
+    assert [event.content.data["desired"]["labels"]["stable"] for event in promoted] == [3]
+    assert place.versions() == [3, 4]

@@ -69,7 +69,18 @@ def damage(file: Path) -> None:
         beside.unlink(missing_ok=True)
 
 
-@pytest.mark.parametrize("fault", ["missing", "damaged", "locked"])
+def damage_table(file: Path, table: str) -> None:
+    """Overwrites the first page of a table, which is not looked at before something is written to it."""
+    with closing(sqlite3.connect(file)) as other:
+        other.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        (page,) = other.execute("SELECT rootpage FROM sqlite_schema WHERE name = ?", (table,)).fetchone()
+        (size,) = other.execute("PRAGMA page_size").fetchone()
+    with file.open("r+b") as pages:
+        pages.seek((page - 1) * size)
+        pages.write(b"\xde\xad" * (size // 2))
+
+
+@pytest.mark.parametrize("fault", ["missing", "damaged", "damaged events", "damaged revisions", "locked"])
 def test_a_rollback_is_recorded_beside_the_server_when_the_database_is_away(
     fault: str, file: Path, database: SqlLineageStore, served: Path
 ) -> None:
@@ -80,6 +91,8 @@ def test_a_rollback_is_recorded_beside_the_server_when_the_database_is_away(
                 file.unlink()
             case "damaged":
                 damage(file)
+            case "damaged events" | "damaged revisions":
+                damage_table(file, fault.split()[1])
             case "locked":
                 other.execute("PRAGMA journal_mode = DELETE")
                 other.execute("BEGIN EXCLUSIVE")

@@ -407,7 +407,7 @@ def test_what_follows_is_read_while_it_is_written(tmp_path: Path) -> None:
             follow_ups.all()
         writing.result()
 
-    assert [each.version for each in follow_ups.all()] == list(range(2, 40, 2))
+    assert [each.version for each in follow_ups.all()] == [*reversed(range(2, 40, 2))]
 
 
 def test_what_a_killed_daemon_was_writing_is_cleared_away_by_the_next(tmp_path: Path) -> None:
