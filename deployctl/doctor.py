@@ -13,10 +13,11 @@ from deployctl.config.settings import RuntimeName, TargetSettings
 from deployctl.domain.names import TargetName
 from deployctl.domain.serving import ServerCondition
 from deployctl.errors import (
+    DatabaseCorruptError,
+    DatabaseError,
     DependencyError,
     DeployctlError,
     PortTakenError,
-    SchemaOutdatedError,
     SettingsError,
     StorageError,
 )
@@ -113,11 +114,18 @@ def _mend_stray(deployment: Deployment, stray: Stray) -> str:
 def _lineage(deployment: Deployment) -> str:
     from deployctl.lineage import migrate
 
-    state = migrate.current(deployment.lineage_url)
-    if not state.is_current:
-        raise SchemaOutdatedError(state.found, state.expected)
-    deployment.lineage.models()
-    return f"schema {state.found}"
+    try:
+        migrate.examine(deployment.lineage_url)
+    except DatabaseCorruptError as error:
+        raise DatabaseError(str(error), hint=_backups(deployment)) from error
+    for target in deployment.settings.targets:
+        deployment.lineage.current(target)
+    return f"schema {migrate.current(deployment.lineage_url).found}"
+
+
+def _backups(deployment: Deployment) -> str:
+    path = deployment.lineage_url.removeprefix("sqlite:///")
+    return f"ls -t {path}.*.bak"
 
 
 def _record(deployment: Deployment) -> str:

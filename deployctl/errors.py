@@ -493,6 +493,18 @@ class SchemaTooNewError(DatabaseError):
         )
 
 
+class LineageLostError(DatabaseError):
+    """The lineage database knows nothing of what was kept beside a server, as one that was made anew."""
+
+    retryable = False
+
+    def __init__(self, target: str) -> None:
+        super().__init__(
+            f"the lineage database knows nothing of what serves on {target}, which is kept beside the server",
+            hint="deployctl db rebuild",
+        )
+
+
 class DatabaseBusyError(DatabaseError):
     """Another program kept the lineage database locked for longer than the busy timeout."""
 
@@ -507,7 +519,7 @@ class DatabaseCorruptError(DatabaseError):
     retryable = False
 
     def __init__(self, message: str, *, sequence: int | None = None) -> None:
-        super().__init__(message, hint="deployctl doctor")
+        super().__init__(message, hint="deployctl doctor" if sequence is None else "deployctl audit verify")
         self.sequence = sequence
 
 

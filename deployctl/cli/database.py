@@ -59,6 +59,8 @@ def current(context: typer.Context, output: OutputOption = Output.TABLE) -> None
 def _schema_line(state: SchemaState) -> str:
     if state.is_current:
         return f"schema {state.found} is current"
+    if state.is_newer:
+        return f"schema {state.found}, newer than this deployctl's {state.expected}: pip install --upgrade deployctl"
     return f"schema {state.found or 'none'}, this deployctl needs {state.expected}: deployctl db upgrade"
 
 
@@ -92,20 +94,29 @@ def backup(context: typer.Context, output: OutputOption = Output.TABLE) -> None:
 
 @db_app.command()
 def rebuild(context: typer.Context, reason: ReasonOption = "", output: OutputOption = Output.TABLE) -> None:
-    """Record every version whose manifest is in the repository and that the database does not know."""
+    """Record what the database has lost: versions with a manifest, and what is kept beside the servers."""
     from deployctl.operations.registry import RebuildRegistry
 
     with session(context).open() as deployment:
+        deployment.context.permit("db rebuild")
+        recovered = [
+            f"{model} on {target}"
+            for target in deployment.settings.targets
+            for model in deployment.lineage.recover(target)
+        ]
         operation = RebuildRegistry(deployment.repository, deployment.lineage, deployment.context)
         recorded = operation(reason=reason)
     names = [f"{manifest.model}@{manifest.version}" for manifest in recorded]
     if output is Output.JSON:
-        write_json("db-rebuild", {"recorded": names})
+        write_json("db-rebuild", {"recorded": names, "recovered": recovered})
         return
     for name in names:
         write(name if output is Output.NAME else f"{name}  recorded")
-    if not names and output is Output.TABLE:
-        write("every version with a manifest is recorded")
+    if output is Output.TABLE:
+        for name in recovered:
+            write(f"{name}  what was kept beside the server is recorded again")
+        if not names and not recovered:
+            write("every version with a manifest is recorded")
 
 
 @audit_app.command("verify")

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import deployctl
-from deployctl.errors import DatabaseBusyError, DatabaseError, SchemaTooNewError, UsageError
+from deployctl.errors import DatabaseBusyError, DatabaseCorruptError, DatabaseError, SchemaTooNewError, UsageError
 from deployctl.lineage.backup import backup_sqlite
 from deployctl.lineage.database import POSTGRESQL, SQLITE, Database, check_schema, schema_revision
 from deployctl.lineage.tables import SCHEMA_HEAD, SCHEMA_REVISIONS, TRIGGERS, metadata
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 # A migration may wait behind another program's upgrade, which takes longer than a transaction.
 _UPGRADE_TIMEOUT_S = 60.0
 _RETRY_S = 0.02
+# Of each page and each index; https://www.sqlite.org/pragma.html#pragma_quick_check
+_LOOK_THROUGH = "PRAGMA quick_check(1)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +43,11 @@ class SchemaState:
     def is_current(self) -> bool:
         """Whether this deployctl works with the database as it is."""
         return self.found == self.expected
+
+    @property
+    def is_newer(self) -> bool:
+        """Whether a newer deployctl made the schema."""
+        return self.found is not None and self.found not in SCHEMA_REVISIONS
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +96,26 @@ def current(url: str, *, busy_timeout_s: float = 5.0) -> SchemaState:
             return SchemaState(schema_revision(connection), SCHEMA_HEAD)
 
 
+def examine(url: str, *, busy_timeout_s: float = 5.0) -> None:
+    """Looks through the database at `url` for damage, and whether it can be written; changes nothing.
+
+    Raises:
+        SchemaOutdatedError: there is no file, or it has an older schema, or none.
+        SchemaTooNewError: a newer deployctl wrote it.
+        DatabaseCorruptError: pages of it are damaged.
+        DatabaseError: it cannot be read or written.
+        SettingsError: the URL names no database that lineage can be kept in.
+    """
+    with closing(Database(url, busy_timeout_s=busy_timeout_s)) as database:
+        with database.reading() as connection:
+            # PostgreSQL looks after its pages itself.
+            verdict = connection.exec_driver_sql(_LOOK_THROUGH).scalar() if database.backend == SQLITE else "ok"
+        if verdict != "ok":
+            raise DatabaseCorruptError(f"the lineage database {database} is damaged: {' '.join(str(verdict).split())}")
+        with database.writing():
+            pass
+
+
 def upgrade(url: str, *, now: datetime, busy_timeout_s: float = _UPGRADE_TIMEOUT_S) -> SchemaUpgrade:
     """Brings the database at `url` to the newest schema, whole or not at all; makes a SQLite file that is missing.
 
@@ -125,9 +152,10 @@ def check(url: str, *, busy_timeout_s: float = 5.0) -> SchemaCheck:
     Raises:
         SchemaOutdatedError: it has an older schema, or none.
         SchemaTooNewError: a newer deployctl wrote it.
-        DatabaseError: the database cannot be read.
+        DatabaseError: the database cannot be read or written, or is damaged.
         SettingsError: the URL names no database that lineage can be kept in.
     """
+    examine(url, busy_timeout_s=busy_timeout_s)
     with closing(Database(url, busy_timeout_s=busy_timeout_s)) as database, database.reading() as connection:
         check_schema(connection)
         return SchemaCheck((*_table_differences(connection), *_missing_triggers(connection)))

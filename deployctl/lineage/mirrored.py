@@ -14,10 +14,11 @@ from deployctl.domain.hold import Freeze, GateRecord, Quarantine
 from deployctl.domain.manifest import Manifest, format_time
 from deployctl.domain.names import Digest, ModelName, TargetName, VersionNumber
 from deployctl.domain.revision import Revision, RevisionState
-from deployctl.errors import DatabaseError, StorageError
+from deployctl.errors import DatabaseError, LineageLostError, StorageError
 from deployctl.lineage.interface import LineageStore, LineageTransaction, VersionRecord
 from deployctl.lineage.projections import RevisionOpened, RevisionSettled, effect
-from deployctl.lineage.state_copy import StateCopy
+from deployctl.lineage.recovery import events_of
+from deployctl.lineage.state_copy import SpooledEvent, StateCopy
 
 T = TypeVar("T")
 
@@ -77,11 +78,13 @@ class MirroredLineageStore(LineageStore):
 
         Raises:
             DatabaseError: the database still cannot take them; they are kept.
+            LineageLostError: it has lost what they follow; they are kept.
             StorageError: a spooled event cannot be read.
         """
         waiting = self._copy.spooled()
         if not waiting:
             return 0
+        self._refuse_lost(waiting)
         with self._primary.transaction() as transaction:
             events = [each.event for each in waiting]
             appended = [event for event in events if not transaction.has_event(event.operation, event.kind)]
@@ -92,9 +95,36 @@ class MirroredLineageStore(LineageStore):
         self._mirror(appended)
         return len(appended)
 
+    def recover(self, target: TargetName) -> tuple[ModelName, ...]:
+        """Records what is kept beside the server of `target` and was lost with the database; returns whose it was.
+
+        Of a database that was put back from a copy, that are the revisions made since.
+
+        Raises:
+            DatabaseError: the database cannot take them.
+        """
+        found = []
+        for model, kept in self._copy.kept(target).items():
+            newest = max((each.number for each in self._primary.revisions(target, model, limit=1)), default=0)
+            spooled = {each.event.operation for each in self._copy.spooled()} if newest else set()
+            lost = [each for each in kept.revisions if each.number > newest and each.operation not in spooled]
+            if lost:
+                with self._primary.transaction() as transaction:
+                    for event in events_of(lost, self._clock.now()):
+                        transaction.append(event)
+                found.append(model)
+        return tuple(found)
+
     def current(self, target: TargetName) -> tuple[Revision, ...]:
         """Returns the newest revision that served, of each model on `target`, in model order."""
-        return self._asked(lambda: self._primary.current(target), lambda: tuple(self._kept_current(target)))
+
+        def recorded() -> tuple[Revision, ...]:
+            found = self._primary.current(target)
+            if not found and any(self._is_lost(target, model) for model in self._kept(target)):
+                raise LineageLostError(target)
+            return found
+
+        return self._asked(recorded, lambda: tuple(self._kept_current(target)))
 
     def targets(self) -> tuple[TargetName, ...]:
         """Returns the targets on which something was to be served, in name order, whoever's settings have them."""
@@ -113,10 +143,14 @@ class MirroredLineageStore(LineageStore):
 
     def revisions(self, target: TargetName, model: ModelName, *, limit: int) -> tuple[Revision, ...]:
         """Returns the newest `limit` revisions of `model` on `target`, newest first."""
-        return self._asked(
-            lambda: self._primary.revisions(target, model, limit=limit),
-            lambda: self._kept(target).get(model, ())[:limit],
-        )
+
+        def recorded() -> tuple[Revision, ...]:
+            found = self._primary.revisions(target, model, limit=limit)
+            if not found and self._is_lost(target, model):
+                raise LineageLostError(target)
+            return found
+
+        return self._asked(recorded, lambda: self._kept(target).get(model, ())[:limit])
 
     def models(self) -> tuple[ModelName, ...]:
         """Returns the models with a recorded version, in name order."""
@@ -207,6 +241,18 @@ class MirroredLineageStore(LineageStore):
                 self.give_up(error)
         return otherwise()
 
+    def _is_lost(self, target: TargetName, model: ModelName, *, but: frozenset[str] = frozenset()) -> bool:
+        """Whether the database has no revision of what has some beside the server, `but` those of some operations."""
+        kept = any(each.operation not in but for each in self._kept(target).get(model, ()))
+        return kept and not self._primary.revisions(target, model, limit=1)
+
+    def _refuse_lost(self, waiting: Sequence[SpooledEvent]) -> None:
+        """Raises LineageLostError where spooled events would be the first that the database knows of a model."""
+        spooled = frozenset(each.event.operation for each in waiting)
+        for target, model in {(each.event.target, each.event.model) for each in waiting}:
+            if target is not None and model is not None and self._is_lost(target, model, but=spooled):
+                raise LineageLostError(target)
+
     def _kept(self, target: TargetName) -> dict[ModelName, tuple[Revision, ...]]:
         return {model: kept.revisions for model, kept in self._copy.kept(target).items()}
 
@@ -269,10 +315,15 @@ class _Change(LineageTransaction):
 
     def next_revision(self, target: TargetName, model: ModelName) -> int:
         """Returns the number that the next revision takes; without the database, the next one of the copy."""
-        return self._asked(
-            lambda inner: inner.next_revision(target, model),
-            lambda: self._store.kept_revision_number(target, model) + 1,
-        )
+        kept = self._store.kept_revision_number(target, model)
+
+        def recorded(inner: LineageTransaction) -> int:
+            number = inner.next_revision(target, model)
+            if number == 1 and kept:
+                raise LineageLostError(target)
+            return number
+
+        return self._asked(recorded, lambda: kept + 1)
 
     def current(self, target: TargetName, model: ModelName) -> Revision | None:
         """Returns the newest revision that served."""

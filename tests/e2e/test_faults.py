@@ -6,11 +6,12 @@ import http.client
 import json
 import os
 import signal
+import sqlite3
 import subprocess
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -227,3 +228,49 @@ def test_an_interrupted_publish_leaves_no_version_in_part(workspace: Workspace, 
     for version in range(1, last + 1):
         workspace.ok("verify", f"large@{version}")
     assert workspace.run("versions", "large").returncode == 0
+
+
+def test_a_database_that_is_lost_takes_nothing_out_of_service(workspace: Workspace) -> None:
+    workspace.publish("half", HALF_PLUS_TWO, HALF_PLUS_THREE)
+    workspace.ok("up")
+    workspace.ok("promote", "half@1", "-m", "the first")
+    workspace.ok("promote", "half@2", "-m", "the second")
+    for file in workspace.root.glob("deployctl.db*"):
+        file.unlink()
+    workspace.fails(10, "promote", "half@1", hint="deployctl db upgrade")
+    workspace.ok("db", "upgrade")
+
+    workspace.ok("up")
+    assert ask(workspace.rest(), "half") == 4.0
+    workspace.fails(10, "promote", "half@1", hint="deployctl db rebuild")
+    assert "deployctl db rebuild" in workspace.run("doctor").stdout
+    workspace.ok("rollback", "half", "-m", "INC-1")
+    assert ask(workspace.rest(), "half") == 3.0
+
+    assert workspace.json("db", "rebuild")["recovered"] == ["half on local"]
+
+    reasons = [event["reason"] for event in workspace.json("history", "half")["events"] if event["target"] == "local"]
+    assert reasons == ["INC-1", "INC-1", "the second", "the second", "the first", "the first"]
+    workspace.ok("promote", "half@2")
+    assert workspace.json("audit", "verify")["intact"]
+    assert workspace.run("doctor").returncode == 0
+
+
+def test_a_database_that_breaks_in_the_middle_of_a_rollback_does_not_keep_it(workspace: Workspace) -> None:
+    workspace.publish("half", HALF_PLUS_TWO, HALF_PLUS_THREE)
+    workspace.ok("up")
+    workspace.ok("promote", "half@1")
+    workspace.ok("promote", "half@2")
+    with closing(sqlite3.connect(workspace.root / "deployctl.db")) as database:
+        database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        (page,) = database.execute("SELECT rootpage FROM sqlite_schema WHERE name = 'events'").fetchone()
+        (size,) = database.execute("PRAGMA page_size").fetchone()
+    with (workspace.root / "deployctl.db").open("r+b") as pages:
+        pages.seek((page - 1) * size)
+        pages.write(b"\xde\xad" * (size // 2))
+
+    workspace.ok("rollback", "half")
+
+    assert ask(workspace.rest(), "half") == 3.0
+    assert "is damaged" in workspace.run("doctor").stdout
+    workspace.fails(10, "db", "check", hint="deployctl doctor")

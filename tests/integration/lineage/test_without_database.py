@@ -12,8 +12,9 @@ import pytest
 
 from deployctl.domain.event import NewEvent
 from deployctl.domain.revision import Revision, RevisionState
-from deployctl.errors import DatabaseBusyError, DatabaseError, StorageError
+from deployctl.errors import DatabaseBusyError, DatabaseError, LineageLostError, StorageError
 from deployctl.lineage.audit import verify
+from deployctl.lineage.backup import backup_sqlite
 from deployctl.lineage.interface import LineageStore
 from deployctl.lineage.migrate import upgrade
 from deployctl.lineage.state_copy import StateCopy
@@ -229,3 +230,66 @@ def test_a_copy_that_does_not_read_counts_as_none(database: SqlLineageStore, ser
     (served / TARGET / "revisions" / f"{MODEL}.json").write_text("[]")
 
     assert StateCopy(served).kept(TARGET) == {}
+
+
+def lose(file: Path, database: SqlLineageStore) -> None:
+    """Puts an empty database in the place of one that is lost."""
+    database.close()
+    damage(file)
+    file.unlink()
+    upgrade(f"sqlite:///{file}", now=NOW)
+
+
+def test_an_empty_database_beside_a_server_that_has_served_is_refused_until_it_has_what_is_kept(
+    file: Path, database: SqlLineageStore, served: Path
+) -> None:
+    before = database.revisions(TARGET, MODEL, limit=10)
+    lose(file, database)
+    store = mirrored(database, served)
+    with pytest.raises(LineageLostError):
+        store.current(TARGET)
+    with pytest.raises(LineageLostError):
+        store.revisions(TARGET, MODEL, limit=10)
+
+    assert store.recover(TARGET) == (MODEL,)
+
+    assert store.revisions(TARGET, MODEL, limit=10) == before
+    assert current(store).number == 2
+    assert verify(store).is_intact
+    assert store.recover(TARGET) == ()
+    append(store, pending(3, after=desired(1, stable=1)), settled(3))
+    assert current(mirrored(database, served)).number == 3
+
+
+def test_what_was_rolled_back_meanwhile_is_recorded_once_what_it_follows_is(
+    file: Path, database: SqlLineageStore, served: Path
+) -> None:
+    lose(file, database)
+    assert roll_back(mirrored(database, served, failover=True)) == 3
+    with pytest.raises(LineageLostError):
+        mirrored(database, served).drain()
+    assert len(StateCopy(served).spooled()) == 2
+
+    back = mirrored(database, served)
+    assert back.recover(TARGET) == (MODEL,)
+    back.drain()
+
+    assert [each.number for each in back.revisions(TARGET, MODEL, limit=10)] == [3, 2, 1]
+    assert current(back).restores == 1
+    assert StateCopy(served).spooled() == ()
+    assert verify(back).is_intact
+
+
+def test_revisions_made_since_a_backup_are_recorded_again(file: Path, database: SqlLineageStore, served: Path) -> None:
+    copy = backup_sqlite(file, now=NOW)
+    store = mirrored(database, served)
+    append(store, pending(3, after=desired(1, stable=1)), settled(3))
+    database.close()
+    copy.replace(file)
+    for beside in (file.with_name("lineage.db-wal"), file.with_name("lineage.db-shm")):
+        beside.unlink(missing_ok=True)
+
+    back = mirrored(database, served)
+    assert back.recover(TARGET) == (MODEL,)
+
+    assert [each.number for each in back.revisions(TARGET, MODEL, limit=10)] == [3, 2, 1]
