@@ -50,6 +50,12 @@ def scratch(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ScratchServer]
         yield server
 
 
+@pytest.fixture
+def kept(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory that outlives the test: the server of this module goes on serving what it has loaded."""
+    return tmp_path_factory.mktemp("kept")
+
+
 def gates(world: World, scratch: ScratchServer, *, run: bool) -> Sequence[Gate]:
     def verify(manifest: Manifest) -> tuple[FileProblem, ...]:
         return world.repository.verify(manifest, world.journal)
@@ -86,9 +92,9 @@ def prepared(bad: BadExport, models: TensorFlowModels, root: Path) -> World:
 
 @pytest.mark.parametrize("bad", [pytest.param(bad, id=f"{bad.base}: {bad.name}") for bad in bad_exports()])
 def test_a_bad_export_is_refused_by_the_right_gate_with_the_right_words(
-    bad: BadExport, tensorflow_models: TensorFlowModels, scratch: ScratchServer, tmp_path: Path
+    bad: BadExport, tensorflow_models: TensorFlowModels, scratch: ScratchServer, kept: Path
 ) -> None:
-    world = prepared(bad, tensorflow_models, tmp_path)
+    world = prepared(bad, tensorflow_models, kept)
     world.promote(LIVE)
     sent = len(world.server.sent)
     reports: list[Report] = []
@@ -113,10 +119,10 @@ def test_a_bad_export_is_refused_by_the_right_gate_with_the_right_words(
 
 @pytest.mark.parametrize("base", sorted({bad.base for bad in bad_exports()}))
 def test_the_good_models_that_bad_ones_are_made_of_pass(
-    base: str, tensorflow_models: TensorFlowModels, scratch: ScratchServer, tmp_path: Path
+    base: str, tensorflow_models: TensorFlowModels, scratch: ScratchServer, kept: Path
 ) -> None:
     good = BadExport("good", base, "", "", lambda path: None, published=True)
-    world = prepared(good, tensorflow_models, tmp_path)
+    world = prepared(good, tensorflow_models, kept)
     world.promote(LIVE)
     version = of_version(world.repository, READER, HALF, BAD, world.journal)
     candidate = against_target(version, BAD, HALF, world.target, READER, world.context)
