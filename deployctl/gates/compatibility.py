@@ -41,10 +41,10 @@ class CompatibilityGate(Gate):
             held = compare(self._contract, pinned(self._contract, signatures))
             evidence["contract"] = _document(held)
             problems += [f"contract: {each}" for each in held.breaking]
-        words = "nothing serves to compare with"
+        words, unread = "nothing serves to compare with", False
         if candidate.serving is not None and candidate.serving.problem is not None:
-            return Verdict(Outcome.INCONCLUSIVE, f"{candidate.serving.name} cannot be read to compare with")
-        if candidate.serving is not None:
+            words, unread = f"{candidate.serving.name} cannot be read to compare with", True
+        elif candidate.serving is not None:
             forward = compare(candidate.serving.signatures, signatures)
             evidence["serving"] = _document(forward)
             problems += [str(each) for each in forward.breaking]
@@ -56,6 +56,8 @@ class CompatibilityGate(Gate):
                 words += f"; going back to {candidate.fallback.name} would break its clients"
         if problems and not self._allow_breaking:
             return Verdict(Outcome.FAILED, "BREAKING", tuple(problems), evidence)
+        if unread:
+            return Verdict(Outcome.INCONCLUSIVE, words, tuple(problems), evidence)
         if problems:
             evidence["allowed"] = self._allow_breaking
             return Verdict(Outcome.PASSED, f"BREAKING, allowed: {self._allow_breaking}", tuple(problems), evidence)
