@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from deployctl.domain.golden import (
@@ -22,7 +23,7 @@ from deployctl.domain.saved_model import DEFAULT_SIGNATURE
 from deployctl.errors import DependencyError, InvalidRequestError, NotFoundError
 from deployctl.gates.interface import Candidate, Gate, Outcome, Reuse, Verdict, Version
 from deployctl.gates.ops import varying_ops
-from deployctl.gates.scratch import Answering
+from deployctl.gates.scratch import Answering, load_evidence
 from deployctl.serving.interface import PredictionRequest, ServedSpec
 
 _CALL_TIMEOUT_S = 60.0
@@ -124,26 +125,45 @@ class GoldenGate(Gate):
             return Verdict(Outcome.SKIPPED, f"there are no golden requests in {golden.path}")
         if self._against_live and serving is None:
             return Verdict(Outcome.SKIPPED, "nothing serves to compare with")
-        versions = [candidate.version, *([serving] if self._against_live and serving else [])]
-        for version in versions:
+        against = serving if self._against_live else None
+        for version in (candidate.version, *([against] if against else [])):
             load = self._scratch.load(version, timeout_s=self._timeout_s)
             if load.error:
                 words = f"{version.name} cannot be loaded: {load.error}"
                 return Verdict(Outcome.FAILED, words, (words,))
         varying = varying_ops(candidate.version.served) if candidate.version.served else []
-        problems, compared = [], []
+        verdict = self._held(candidate.version, against, records, varying)
+        load = self._scratch.load(candidate.version, timeout_s=self._timeout_s)
+        return replace(verdict, evidence={**verdict.evidence, "varying": varying, **load_evidence(load)})
+
+    def take_over(self, candidate: Candidate, verdict: Verdict) -> None:
+        """Keeps what loading took then: the gate `resources` judges by it."""
+        self._scratch.remember(candidate.version, verdict.evidence)
+
+    def _held(
+        self, version: Version, against: Version | None, records: Sequence[GoldenRecord], varying: Sequence[str]
+    ) -> Verdict:
+        """Returns the verdict on a version that is loaded, as is what it is held against, None for the records."""
+        problems: list[str] = []
+        compared: list[_Compared] = []
+        apart: list[str] = []
         for number, record in enumerate(records, start=1):
-            found = self._answer(candidate.version, record)
+            found = self._answer(version, record)
             if isinstance(found, str):
                 problems.append(f"record {number}: {found}")
                 continue
-            problems += [f"record {number}: {words}" for words in _plain_problems(candidate.version, record, found)]
-            expected: Any = record.outputs
-            if self._against_live and serving:
-                expected = self._answer(serving, record)
-            if isinstance(expected, Mapping) and not varying:
-                compared += list(self._compare(number, record, expected, found))
-        return self._verdict(len(records), problems, compared, varying)
+            problems += [f"record {number}: {words}" for words in _plain_problems(version, record, found)]
+            if varying:
+                apart.append(f"answers vary ({', '.join(varying)})")
+                continue
+            expected = self._answer(against, record) if against else record.outputs
+            if isinstance(expected, str) and against:
+                apart.append(f"{against.name} gave no answer: {expected}")
+            elif not expected or isinstance(expected, str):
+                apart.append("no answers are recorded")
+            else:
+                compared += self._compare(number, record, expected, found)
+        return self._verdict(len(records), problems, compared, apart)
 
     def _answer(self, version: Version, record: GoldenRecord) -> dict[str, Any] | str:
         """Returns what the version answers by output, or why it does not."""
@@ -167,24 +187,25 @@ class GoldenGate(Gate):
             tolerance = record.tolerance(output, self._tolerance)
             yield _Compared(number, output, difference(value, found[output], tolerance, record.comparison(output)))
 
-    def _verdict(
-        self, count: int, problems: list[str], compared: Sequence[_Compared], varying: Sequence[str]
-    ) -> Verdict:
+    def _verdict(self, count: int, problems: list[str], compared: Sequence[_Compared], apart: Sequence[str]) -> Verdict:
+        """Returns the verdict on `count` records; `apart` says of each that was only answered why it was."""
         wrong = [each for each in compared if each.difference.problem]
         wrong.sort(key=lambda each: -each.difference.max_abs)
-        changed = len({each.record for each in wrong})
-        evidence: dict[str, Any] = {"records": count, "changed": changed, "varying": list(varying)}
+        held, changed = len({each.record for each in compared}), len({each.record for each in wrong})
+        evidence: dict[str, Any] = {"records": count, "compared": held, "changed": changed}
         evidence |= {"outputs": _by_output(compared), "worst": [_shown(each) for each in wrong[:_WORST]]}
-        accepted = self._against_live and changed <= self._max_changed * count
+        accepted = self._against_live and changed <= self._max_changed * held
         if not accepted:
             problems += [f"record {each.record}: output {each.output!r} {each.difference.problem}" for each in wrong]
         if problems:
             return Verdict(Outcome.FAILED, problems[0], tuple(problems[:_SHOWN]), evidence)
+        why = "".join(f"; {number} not compared, since {reason}" for reason, number in Counter(apart).items())
+        if not held:
+            return Verdict(Outcome.INCONCLUSIVE, f"{count} records answered{why}", evidence=evidence)
         whose = "the serving version's answers" if self._against_live else "the recorded answers"
-        words = f"{count} records, {changed} differ from {whose}" if changed else f"{count} records as {whose}"
-        words += _words(evidence["outputs"]) if self._against_live else ""
-        if varying:
-            words = f"{count} records answered; not compared, since answers vary ({', '.join(varying)})"
+        some = f"{held} of {count} records" if apart else f"{count} records"
+        words = f"{some}, {changed} differ from {whose}" if changed else f"{some} as {whose}"
+        words += why + (_words(evidence["outputs"]) if self._against_live else "")
         return Verdict(Outcome.PASSED, words, evidence=evidence)
 
 

@@ -127,5 +127,8 @@ class Gate(abc.ABC):
             DeployctlError: it could not judge, e.g. because a file cannot be read; the version is then refused.
         """
 
+    def take_over(self, candidate: Candidate, verdict: Verdict) -> None:  # noqa: B027 - most have nothing to keep
+        """Takes note of an earlier verdict of its own on `candidate`, which still holds and so is not reached again."""
+
     def give_up(self) -> None:  # noqa: B027 - most gates judge at once
         """Makes a `judge` that runs in another thread end soon, in whatever way."""

@@ -14,7 +14,7 @@ from deployctl.domain.names import ModelName
 from deployctl.errors import InvalidRequestError
 from deployctl.gates.golden import GoldenFile
 from deployctl.gates.interface import Candidate, Gate, Outcome, Reuse, Verdict, Version
-from deployctl.gates.scratch import ScratchServer
+from deployctl.gates.scratch import ScratchServer, load_evidence
 from deployctl.serving.interface import PredictionRequest, ServedSpec
 
 _CALL_TIMEOUT_S = 60.0
@@ -99,6 +99,10 @@ class LatencyGate(Gate):
             return Verdict(Outcome.INCONCLUSIVE, f"{serving.name} does not answer the requests: {error}")
         return self._compare(candidate.version, serving)
 
+    def take_over(self, candidate: Candidate, verdict: Verdict) -> None:
+        """Keeps what loading took then: the gate `resources` judges by it."""
+        self._scratch.remember(candidate.version, verdict.evidence)
+
     def _compare(self, new: Version, old: Version) -> Verdict:
         timed: list[tuple[float, float]] = []
         deadline, ratio = self._clock.monotonic() + _LONGEST_S, Ratio(1.0, 0.0, math.inf)
@@ -120,6 +124,7 @@ class LatencyGate(Gate):
             "pairs": len(timed),
             "candidate_s": ours,
             "serving_s": theirs,
+            **load_evidence(self._scratch.load(new, timeout_s=self._timeout_s)),
         }
         return Verdict(outcome, words, (words,) if outcome is Outcome.FAILED else (), evidence)
 

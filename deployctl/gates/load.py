@@ -7,7 +7,7 @@ from typing import Any
 
 from deployctl.domain.duration import format_duration
 from deployctl.gates.interface import Candidate, Gate, Outcome, Reuse, Verdict
-from deployctl.gates.scratch import Load, ScratchServer
+from deployctl.gates.scratch import ScratchServer, load_evidence
 
 
 class LoadGate(Gate):
@@ -47,7 +47,7 @@ class LoadGate(Gate):
     def judge(self, candidate: Candidate) -> Verdict:
         """Returns FAILED with the server's own words and where its log is kept, or the time and memory of the load."""
         load = self._scratch.load(candidate.version, timeout_s=self._timeout_s)
-        evidence = _evidence(load) | {"server": self._server} | ({"image": self._image} if self._image else {})
+        evidence = load_evidence(load) | {"server": self._server} | ({"image": self._image} if self._image else {})
         if load.error:
             log = f"; the server's log is {load.log_file}" if load.log_file else ""
             return Verdict(Outcome.FAILED, load.error, (f"{load.error}{log}",), evidence | {"log": list(load.log)})
@@ -59,13 +59,13 @@ class LoadGate(Gate):
         memory = f", server up to {_megabytes(load.peak_bytes)}" if load.peak_bytes else ""
         return Verdict(Outcome.PASSED, f"AVAILABLE after {format_duration(load.load_s)}{memory}", evidence=evidence)
 
+    def take_over(self, candidate: Candidate, verdict: Verdict) -> None:
+        """Keeps what was measured then: the gate `resources` judges by it."""
+        self._scratch.remember(candidate.version, verdict.evidence)
+
     def give_up(self) -> None:
         """Ends the wait for the server."""
         self._scratch.give_up()
-
-
-def _evidence(load: Load) -> dict[str, Any]:
-    return {"load_s": load.load_s, "peak_bytes": load.peak_bytes, "before_bytes": load.before_bytes}
 
 
 def _megabytes(count: int) -> str:

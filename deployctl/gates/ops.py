@@ -42,9 +42,15 @@ DENIED = frozenset(
     }
 )
 # Stateful by their registration, and yet the same answer to the same request: variables, tables, resources, calls.
-_SAME_ANSWER_PREFIXES = ("Var", "ReadVariable", "Assign", "HashTable", "LookupTable", "InitializeTable", "MutableHash")
+_SAME_ANSWER_PREFIXES = (
+    *("Var", "ReadVariable", "Assign", "ResourceGather", "TensorArray", "Stack"),
+    *("HashTable", "LookupTable", "InitializeTable", "MutableHash", "MutableDenseHash"),
+)
 _SAME_ANSWER = frozenset(
     {"Placeholder", "StatefulPartitionedCall", "PartitionedCall", "If", "While", "Case", "Assert", "SaveV2", "Save"}
+    | {"CheckNumerics", "CheckNumericsV2", "GuaranteeConst", "StatelessRandomGetAlg", "BoostedTreesPredict"}
+    | {"BoostedTreesEnsembleResourceHandleOp", "BoostedTreesDeserializeEnsemble"}
+    | {"XlaCallModule", "XlaLaunch", "XlaIf", "XlaWhile", "AnonymousHashTable"}
     | {"RestoreV2", "MergeV2Checkpoints", "NoOp", "DisableCopyOnRead", "AnonymousMutableHashTable", "DestroyResourceOp"}
 )
 
@@ -59,6 +65,8 @@ class OpsGate(Gate):
     """
 
     name = "ops"
+    # Which ops are new is told, and that depends on what serves.
+    compares = True
 
     def __init__(self, *, tensorflow: str = "", allowed: Sequence[str] = (), denied: Sequence[str] = ()) -> None:
         self._tensorflow = nearest_listed(tensorflow)

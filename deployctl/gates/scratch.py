@@ -13,12 +13,12 @@ import os
 import re
 import secrets
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Event
-from typing import Protocol
+from typing import Any, Protocol
 
 from deployctl.domain.clock import Clock
 from deployctl.domain.names import ModelName, VersionNumber
@@ -69,11 +69,24 @@ class Load:
     log_file: Path | None = None
 
 
+def load_evidence(load: Load) -> dict[str, Any]:
+    """Returns time and memory of a load as JSON values; `recorded_load` gives them back."""
+    return {"load_s": load.load_s, "peak_bytes": load.peak_bytes, "before_bytes": load.before_bytes}
+
+
+def recorded_load(evidence: Mapping[str, Any]) -> Load:
+    """Returns the load of a version that was AVAILABLE, from the evidence of a verdict; what it lacks is not known."""
+    return Load("", evidence.get("load_s") or 0.0, evidence.get("peak_bytes"), evidence.get("before_bytes"))
+
+
 class Answering(Protocol):
     """A server that answers for versions that were loaded in it."""
 
     def load(self, version: Version, *, timeout_s: float) -> Load:
         """Loads `version`, once, and returns how that went."""
+
+    def remember(self, version: Version, evidence: Mapping[str, Any]) -> None:
+        """Takes note of how `version` was loaded in an earlier run, as far as a verdict's evidence tells."""
 
     def predict(self, version: Version, request: PredictionRequest, *, grpc: bool, timeout_s: float) -> Prediction:
         """Returns what `version`, which is loaded, answers, whatever model and version `request` names."""
@@ -93,6 +106,9 @@ class LiveServer:
     def load(self, version: Version, *, timeout_s: float) -> Load:
         """Does nothing: the version is loaded."""
         return Load("", 0.0)
+
+    def remember(self, version: Version, evidence: Mapping[str, Any]) -> None:
+        """Does nothing: nobody asks how it was loaded."""
 
     def predict(self, version: Version, request: PredictionRequest, *, grpc: bool, timeout_s: float) -> Prediction:
         """Returns what the version answers on the target."""
@@ -122,6 +138,7 @@ class ScratchServer:
         self._models = directory
         self._given_up = Event()
         self._loads: dict[Path, Load] = {}
+        self._earlier: dict[Path, Load] = {}
         self._served: dict[Path, ServedModel] = {}
 
     def __enter__(self) -> ScratchServer:
@@ -145,9 +162,14 @@ class ScratchServer:
         """Makes a `load` that runs in another thread end with an error, soon."""
         self._given_up.set()
 
+    def remember(self, version: Version, evidence: Mapping[str, Any]) -> None:
+        """Takes note of how `version` was loaded in an earlier run, as far as a verdict's evidence tells."""
+        if isinstance(evidence.get("peak_bytes"), int):
+            self._earlier.setdefault(version.path, recorded_load(evidence))
+
     def loaded(self, version: Version) -> Load | None:
-        """Returns how `version` was loaded, None where it was not."""
-        return self._loads.get(version.path)
+        """Returns how `version` was loaded, by this server or in an earlier run; None where that is not known."""
+        return self._loads.get(version.path) or self._earlier.get(version.path)
 
     def predict(self, version: Version, request: PredictionRequest, *, grpc: bool, timeout_s: float) -> Prediction:
         """Returns what `version`, which is loaded, answers, whatever model and version `request` names.

@@ -159,6 +159,7 @@ class Validate:
         if record is None or record.outcome not in reusable:
             return None
         verdict = Verdict(Outcome(record.outcome), record.summary, record.problems, record.evidence)
+        gate.take_over(candidate, verdict)
         return Judged(gate.name, verdict, record.duration_s, reused=True)
 
     def _record(self, candidate: Candidate, results: Sequence[Judged]) -> None:

@@ -112,6 +112,31 @@ def test_a_verdict_is_reused_until_it_is_asked_for_afresh(gated: Workspace) -> N
     assert not any(fresh.values())
 
 
+def test_memory_that_was_measured_counts_also_when_the_version_is_not_loaded_again(
+    tmp_path: Path, tensorflow_models: TensorFlowModels
+) -> None:
+    settings = '[targets.local]\nrest_port = 0\ngrpc_port = 0\ngates = ["integrity", "load", "resources"]\n'
+    workspace = Workspace.make(
+        tmp_path / "work", targets=f'{settings}[targets.local.gate.resources]\nmemory = "900MiB"\n'
+    )
+    try:
+        workspace.publish("hungry", tensorflow_models.path("hungry"))
+        workspace.ok("up")
+        first = refused(workspace, "validate", "hungry@1")
+        again = refused(workspace, "validate", "hungry@1")
+        told = workspace.fails(3, "promote", "hungry@1")
+    finally:
+        workspace.down()
+    assert "earlier" in again
+    for each in (again, told):
+        assert _needed(each) == _needed(first)
+
+
+def _needed(told: str) -> str:
+    """Returns what the gate `resources` says that the version needs, e.g. "850 MB of memory (measured)"."""
+    return told.partition("resources: ")[2].partition(";")[0].partition(", ")[2]
+
+
 def test_golden_answers_are_recorded_and_held_against(gated: Workspace) -> None:
     gated.ok("golden", "record", "m@1", "--random", "4", "--seed", "2")
     gated.ok("golden", "record", "m@1", "--random", "4", "--seed", "2", "--live", "--out", "live.jsonl")

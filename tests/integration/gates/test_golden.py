@@ -35,6 +35,12 @@ def scratch(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ScratchServer]
         yield server
 
 
+@pytest.fixture
+def kept(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory that outlives the test: the server of this module goes on serving what it has loaded."""
+    return tmp_path_factory.mktemp("kept")
+
+
 def judge(
     scratch: ScratchServer,
     records: Sequence[GoldenRecord],
@@ -86,12 +92,12 @@ def two(tensorflow_models: TensorFlowModels) -> Version:
 def test_what_a_version_brings_counts_where_the_model_has_no_records(
     scratch: ScratchServer,
     one: Version,
-    tmp_path: Path,
+    kept: Path,
     own: str,
     model_s: tuple[list[float], list[float]] | None,
     outcome: Outcome,
 ) -> None:
-    brought = tmp_path / "export"
+    brought = kept / "export"
     shutil.copytree(one.path, brought)
     (brought / OWN_GOLDEN_PATH).parent.mkdir(parents=True)
     (brought / OWN_GOLDEN_PATH).write_text(f"{own}\n")
@@ -134,6 +140,59 @@ def test_against_live_the_serving_versions_answers_count(scratch: ScratchServer,
     other = judge(scratch, records, one, serving=two)
     assert other.problems == ("record 1: output 'y' is 2, not 3",)
     assert judge(scratch, records, one, serving=two, max_changed=1.0).outcome is Outcome.PASSED
+
+
+def test_how_many_records_were_compared_is_told_and_why_others_were_not(
+    scratch: ScratchServer, one: Version, tensorflow_models: TensorFlowModels
+) -> None:
+    several = of_export(READER, tensorflow_models.path("several_signatures"))
+    shift = GoldenRecord(signature="shift", inputs={"x": [[1.0, 2.0]]})
+    both = recorded(scratch, one, GoldenRecord(inputs={"x": [2.0]})) + (GoldenRecord(inputs={"x": [4.0]}),)
+
+    some = judge(scratch, both, one)
+    unanswered = judge(scratch, recorded(scratch, several, shift), several, serving=replace(one, name="half@1"))
+    unrecorded = judge(scratch, [GoldenRecord(inputs=[2.0])], one)
+
+    assert (some.outcome, some.summary) == (
+        Outcome.PASSED,
+        "1 of 2 records as the recorded answers; 1 not compared, since no answers are recorded",
+    )
+    assert (unrecorded.outcome, unrecorded.summary) == (
+        Outcome.INCONCLUSIVE,
+        "1 records answered; 1 not compared, since no answers are recorded",
+    )
+    assert unanswered.outcome is Outcome.INCONCLUSIVE
+    assert unanswered.summary.startswith("1 records answered; 1 not compared, since half@1 gave no answer: ")
+    assert (unanswered.evidence["records"], unanswered.evidence["compared"]) == (1, 0)
+
+
+def test_answers_that_vary_decide_nothing(scratch: ScratchServer, one: Version) -> None:
+    records = recorded(scratch, one, GoldenRecord(inputs=[2.0]))
+    assert one.saved_model is not None
+    (graph,) = one.saved_model.meta_graphs
+    drawing = replace(graph, graph_ops={**graph.graph_ops, "RandomUniform": 1})
+    varying = replace(one, saved_model=replace(one.saved_model, meta_graphs=(drawing,)))
+
+    verdict = judge(scratch, records, varying)
+
+    assert (verdict.outcome, verdict.summary) == (
+        Outcome.INCONCLUSIVE,
+        "1 records answered; 1 not compared, since answers vary (RandomUniform)",
+    )
+
+
+def test_what_loading_took_is_known_where_an_earlier_verdict_is_taken_over(
+    scratch: ScratchServer, one: Version, tmp_path: Path
+) -> None:
+    verdict = judge(scratch, recorded(scratch, one), one)
+    made = deployment(tmp_path)
+    with scratch_server(made, made.settings.targets[made.target_name(None)]) as unused:
+        gate = GoldenGate(unused, GoldenFile("golden.jsonl", ()), tolerance=Tolerance(1e-5, 1e-6), timeout_s=60.0)
+        assert unused.loaded(one) is None
+
+        gate.take_over(Candidate(one, HALF), verdict)
+
+        assert unused.loaded(one) == scratch.loaded(one)
 
 
 def test_an_answer_that_is_no_number_is_refused_whatever_was_expected(

@@ -135,6 +135,18 @@ def test_a_serving_version_that_cannot_be_read_decides_nothing() -> None:
     assert judged(CompatibilityGate(), version(), serving=broken).startswith("inconclusive: half@1 cannot be read")
 
 
+def test_a_broken_contract_is_refused_also_where_the_serving_version_cannot_be_read() -> None:
+    broken = dataclasses.replace(version(), problem=MalformedSavedModelError("half/1", "is not whole"))
+    contract = {"serving_default": signature({"x": "float32 ?"}, {"y": "float64 ?"})}
+
+    refused = CompatibilityGate(contract=contract).judge(Candidate(version(), None, broken))
+    held = CompatibilityGate(contract={"serving_default": DOUBLE}).judge(Candidate(version(), None, broken))
+
+    assert refused.outcome is Outcome.FAILED
+    assert refused.problems[0].startswith('contract: output "y" of serving_default')
+    assert (held.outcome, held.summary) == (Outcome.INCONCLUSIVE, "half@1 cannot be read to compare with")
+
+
 @pytest.mark.parametrize("op", sorted(DENIED))
 def test_a_denied_op_is_refused_also_inside_a_function(op: str) -> None:
     words = f"failed: op {op} in a function is not to be run by a served model"
@@ -163,6 +175,11 @@ def test_ops_that_are_new_and_ops_whose_answers_vary_are_noted() -> None:
     assert verdict.summary == "ok, answers may vary (RandomUniform), new since half@1: RandomUniform, VarHandleOp"
     assert verdict.evidence["varying"] == ["RandomUniform"]
     assert verdict.evidence["new"] == ["RandomUniform", "VarHandleOp"]
+
+
+@pytest.mark.parametrize("op", ["ResourceGather", "TensorArrayReadV3", "XlaCallModule", "CheckNumerics"])
+def test_ops_that_read_what_a_version_brings_do_not_vary_its_answers(op: str) -> None:
+    assert judged(OpsGate(), version(graph_ops={"Placeholder": 1, op: 1})) == "passed: ok"
 
 
 def test_an_op_is_known_to_the_version_that_brought_it() -> None:

@@ -15,6 +15,7 @@ from deployctl.domain.event import EventKind
 from deployctl.domain.names import VersionNumber
 from deployctl.errors import GateRefusedError, MalformedSavedModelError, ServerError
 from deployctl.gates.interface import Candidate, Gate, Outcome, Reuse, Verdict, Version
+from deployctl.gates.ops import OpsGate
 from deployctl.operations.candidate import against_target, of_export, of_version
 from deployctl.operations.publish import Publish, PublishRequest
 from deployctl.operations.validate import Report, Validate, check_passed
@@ -145,6 +146,13 @@ def test_only_what_compares_is_judged_again_when_another_version_serves(world: W
         validate(world, gate, candidate(world, 1, serving=2))
         validate(world, gate, candidate(world, 1, serving=2))
     assert (comparing.asked, counting.asked) == (2, 1)
+
+
+def test_which_ops_are_new_is_judged_again_when_another_version_serves(world: World) -> None:
+    validate(world, OpsGate(), candidate(world, 2))
+    alone = validate(world, OpsGate(), candidate(world, 2))
+    held = validate(world, OpsGate(), candidate(world, 2, serving=1))
+    assert (alone.results[0].reused, held.results[0].reused) == (True, False)
 
 
 @pytest.mark.parametrize(
