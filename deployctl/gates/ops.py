@@ -8,39 +8,11 @@ from importlib import resources
 from typing import Any
 
 from deployctl.domain.saved_model import MetaGraph
+from deployctl.gates.denied_ops import DENIED
 from deployctl.gates.interface import Candidate, Gate, Outcome, Verdict
 
 # How many new ops the report for people names.
 _NAMED = 8
-# What a served model has no business with: files by name, Python code, writing to the server's log.
-DENIED = frozenset(
-    {
-        "ReadFile",
-        "WriteFile",
-        "MatchingFiles",
-        "MatchingFilesDataset",
-        "ExperimentalMatchingFilesDataset",
-        "WholeFileReader",
-        "WholeFileReaderV2",
-        "TextLineReader",
-        "TextLineReaderV2",
-        "TextLineDataset",
-        "FixedLengthRecordReader",
-        "FixedLengthRecordReaderV2",
-        "FixedLengthRecordDataset",
-        "FixedLengthRecordDatasetV2",
-        "TFRecordReader",
-        "TFRecordReaderV2",
-        "TFRecordDataset",
-        "TFRecordDatasetV2",
-        "ImmutableConst",
-        "PyFunc",
-        "PyFuncStateless",
-        "EagerPyFunc",
-        "Print",
-        "PrintV2",
-    }
-)
 # Stateful by their registration, and yet the same answer to the same request: variables, tables, resources, calls.
 _SAME_ANSWER_PREFIXES = (
     *("Var", "ReadVariable", "Assign", "ResourceGather", "TensorArray", "Stack"),
@@ -79,7 +51,7 @@ class OpsGate(Gate):
         return {
             "tensorflow": self._tensorflow,
             "allowed": sorted(self._allowed),
-            "denied": sorted(self._denied - DENIED),
+            "denied": sorted(self._denied),
         }
 
     def judge(self, candidate: Candidate) -> Verdict:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 
 import pytest
 
 from deployctl.domain.saved_model import CLASSIFY_METHOD, REGRESS_METHOD
 from deployctl.errors import MalformedSavedModelError
 from deployctl.gates.compatibility import CompatibilityGate
+from deployctl.gates.denied_ops import DENIED
 from deployctl.gates.interface import Candidate, Outcome
-from deployctl.gates.ops import DENIED, OpsGate, listed_versions, nearest_listed, registered_ops
+from deployctl.gates.ops import OpsGate, listed_versions, nearest_listed, registered_ops
 from deployctl.gates.signature import SignatureGate
 from tests.support.gates import DOUBLE, judged, signature, version
 
@@ -155,6 +157,61 @@ def test_a_denied_op_is_refused_also_inside_a_function(op: str) -> None:
 
 def test_every_denied_op_is_one_that_tensorflow_has() -> None:
     assert registered_ops(listed_versions()[-1]).keys() >= DENIED
+
+
+# Names of what opens files or connections; each such op is denied, or known here to be harmless or needed.
+OUTWARD = re.compile(
+    "File|Reader|Record|CSV|Sql|LMDB|Snapshot|Summary|Event|Debug|Rpc|DataService|RegisterDataset|Save|Load|Restore"
+    "|Checkpoint|Cache|PyFunc|Print|Dump|Abort|Vocab|Remap|FromGraph|Distributed"
+)
+ACCEPTED = re.compile(
+    # Checkpoints of variables and vocabularies of tables are part of SavedModels.
+    "(Save|SaveV2|SaveSlices|Restore|RestoreV2|RestoreSlice|ShardedFilename|ShardedFilespec|MergeV2Checkpoints)"
+    "|InitializeTableFromTextFile(V2)?"
+    # Summaries as values, which are written nowhere; BoostedTrees' are statistics.
+    "|(Audio|Tensor)Summary(V2)?|(Histogram|Image|Merge|Scalar)Summary|(Experimental)?StatsAggregatorSummary"
+    "|BoostedTrees.*|DebugNumericSummaryV2|DebugGradient(Ref)?Identity"
+    # Readers of what was opened by an op that is denied, or of the text that they are given.
+    "|Reader(Read|Reset|NumRecordsProduced|NumWorkUnitsCompleted|RestoreState|SerializeState)(UpTo)?(V2)?"
+    "|IdentityReader(V2)?|DecodeCSV"
+    # Memory of the process and of accelerators, and how these are set up.
+    "|(Anonymous|Delete|Dummy)MemoryCache|Load(All)?TPUEmbedding.*|.*Distributed.*TPU.*"
+    # What only passes a tensor on, and what graphs that were exported do not hold.
+    "|Snapshot|_.*"
+)
+
+
+@pytest.mark.parametrize("tensorflow", listed_versions())
+def test_every_op_whose_name_speaks_of_files_or_connections_is_denied_or_known_to_be_harmless(tensorflow: str) -> None:
+    outward = {op for op in registered_ops(tensorflow) if OUTWARD.search(op)}
+
+    undecided = {op for op in outward - DENIED if not ACCEPTED.fullmatch(op)}
+
+    assert undecided == set()
+    assert not {op for op in DENIED if ACCEPTED.fullmatch(op)}
+
+
+@pytest.mark.parametrize(
+    "op",
+    [
+        *("DatasetToTFRecord", "ExperimentalDatasetToTFRecord", "SaveDatasetV2", "SnapshotDatasetV2", "ImportEvent"),
+        *("CreateSummaryFileWriter", "WriteScalarSummary", "DebugIdentityV3", "SqlDataset", "RpcCall", "LoadDataset"),
+        *("DataServiceDatasetV4", "RegisterDatasetV2", "LMDBReader", "DatasetFromGraph", "Abort", "DumpTensor"),
+    ],
+)
+def test_what_writes_or_reads_files_or_connects_is_denied(op: str) -> None:
+    assert op in DENIED
+
+
+@pytest.mark.parametrize(
+    "op",
+    [
+        *("SaveV2", "RestoreV2", "ShardedFilename", "MergeV2Checkpoints", "Save", "RestoreSlice"),
+        *("InitializeTableFromTextFile", "InitializeTableFromTextFileV2", "HashTableV2", "ScalarSummary"),
+    ],
+)
+def test_what_saved_models_are_made_of_is_not_denied(op: str) -> None:
+    assert judged(OpsGate(), version(graph_ops={op: 1})).startswith("passed")
 
 
 def test_an_op_that_tensorflow_does_not_know_is_refused_unless_it_is_allowed() -> None:
