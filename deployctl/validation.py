@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from deployctl.repository.interface import FileProblem
     from deployctl.serving.interface import ServingRuntime
 
-ENTRY_POINTS = "deployctl.gates"
 _LOAD = "load"
 
 
@@ -92,8 +91,10 @@ class GateMaker:
         return self._stack.enter_context(scratch_server(self.deployment, self.target))
 
     def _gate(self, name: str) -> Gate:
+        from deployctl.gates.third_party import third_party_gate
+
         made = self._built_in().get(name)
-        return made() if made else _third_party(name, self._options(name), known=tuple(self._built_in()))
+        return made() if made else third_party_gate(name, self._options(name), known=tuple(self._built_in()))
 
     def _built_in(self) -> Mapping[str, Callable[[], Gate]]:
         return {
@@ -220,11 +221,14 @@ class GateMaker:
 
     @cached_property
     def golden_file(self) -> GoldenFile:
-        """The golden records of the model."""
+        """The golden records of the model; of an export of no model, none but those that were asked for."""
         from deployctl.domain.golden import parse_golden
         from deployctl.gates.golden import GoldenFile
 
-        path = self.wishes.golden or self._path(self.target.gate.golden.file.replace("{model}", self.model or "model"))
+        path = self.wishes.golden
+        if path is None and self.model is None:
+            return GoldenFile("", None)
+        path = path or self._path(self.target.gate.golden.file.replace("{model}", str(self.model)))
         try:
             return GoldenFile(str(path), parse_golden(path.read_text(encoding="utf-8"), str(path)))
         except FileNotFoundError as error:
@@ -262,23 +266,6 @@ class GateMaker:
             if gate == name:
                 found[option] = value
         return found
-
-
-def _third_party(name: str, options: Mapping[str, str], *, known: Sequence[str]) -> Gate:
-    """Returns the gate that a package gives by the entry point `name` of the group `deployctl.gates`."""
-    from importlib.metadata import entry_points
-
-    from deployctl.gates.interface import Gate
-
-    found = next(iter(entry_points(group=ENTRY_POINTS, name=name)), None)
-    if found is None:
-        raise SettingsError(
-            f"there is no gate {name!r}, only {', '.join(known)}", hint="deployctl config show --origin"
-        )
-    gate = found.load()(options)
-    if not isinstance(gate, Gate):
-        raise SettingsError(f"the entry point {found.value} of the gate {name!r} makes no Gate")
-    return gate
 
 
 def candidate_on(deployment: Deployment, target: TargetName, model: ModelName, version: VersionNumber) -> Candidate:

@@ -37,6 +37,7 @@ class GoldenFile:
     """Golden records, and where they are.
 
     Attributes:
+        path: "" where no model is named whose records they could be.
         records: None where there is no such file.
     """
 
@@ -48,6 +49,13 @@ class GoldenFile:
         """A hash of what the records say."""
         lines = "\n".join(record.to_json() for record in self.records or ())
         return hashlib.sha256(lines.encode("utf-8", "backslashreplace")).hexdigest()
+
+    @property
+    def absence(self) -> str:
+        """Why there are no records to judge by, as one sentence."""
+        if not self.path:
+            return "there are no golden requests without a model: --model NAME or --golden FILE says which"
+        return f"there are no golden requests in {self.path}"
 
     def of(self, version: Version) -> GoldenFile:
         """Returns these records of the model, or the version's own where the model has none.
@@ -122,7 +130,7 @@ class GoldenGate(Gate):
             return Verdict(Outcome.FAILED, str(error), (str(error),))
         records = golden.records
         if not records:
-            return Verdict(Outcome.SKIPPED, f"there are no golden requests in {golden.path}")
+            return Verdict(Outcome.SKIPPED, golden.absence)
         if self._against_live and serving is None:
             return Verdict(Outcome.SKIPPED, "nothing serves to compare with")
         against = serving if self._against_live else None

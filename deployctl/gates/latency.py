@@ -85,7 +85,7 @@ class LatencyGate(Gate):
             return Verdict(Outcome.FAILED, str(error), (str(error),))
         self._requests = golden.records or ()
         if not self._requests:
-            return Verdict(Outcome.SKIPPED, f"there are no golden requests in {golden.path} to measure with")
+            return Verdict(Outcome.SKIPPED, golden.absence)
         for version in (candidate.version, serving):
             load = self._scratch.load(version, timeout_s=self._timeout_s)
             if load.error:

@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
-from typing import Any
+from typing import Any, cast
 
 from deployctl import __version__
 from deployctl.domain.event import EventKind
 from deployctl.domain.names import TargetName
 from deployctl.errors import DeployctlError, GateRefusedError
 from deployctl.gates.interface import Candidate, Gate, Outcome, Reuse, Verdict
+from deployctl.gates.third_party import told
 from deployctl.lineage.interface import LineageStore
 from deployctl.operations.context import Context
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,15 +148,25 @@ class Validate:
             return Judged(gate.name, Verdict(Outcome.SKIPPED, "the version cannot be loaded whole"), 0.0)
         started = self.context.clock.monotonic()
         try:
-            verdict, error = gate.judge(candidate), False
+            # The key is made of the gate's settings, which are its own words, too.
+            verdict_key(gate, candidate)
+            verdict, error = _checked(gate.judge(candidate)), False
         except DeployctlError as failure:
-            words = f"could not judge: {failure}"
-            verdict, error = Verdict(Outcome.FAILED, words, (words,)), True
+            verdict, error = _unable(str(failure)), True
+        # A gate of another package may raise anything; SystemExit(0) would end the command as if all had passed.
+        except (Exception, SystemExit) as failure:  # noqa: BLE001
+            logger.debug("the gate %s could not judge %s", gate.name, candidate.version.name, exc_info=True)
+            verdict, error = _unable(told(failure)), True
         return Judged(gate.name, verdict, self.context.clock.monotonic() - started, error=error)
 
     def _earlier(self, gate: Gate, candidate: Candidate) -> Judged | None:
-        key = verdict_key(gate, candidate)
-        if key is None or self.lineage is None or self.fresh or gate.reuse is Reuse.NEVER:
+        if self.lineage is None or self.fresh or gate.reuse is Reuse.NEVER:
+            return None
+        try:
+            key = verdict_key(gate, candidate)
+        except (Exception, SystemExit):  # noqa: BLE001 - judging it then tells why
+            return None
+        if key is None:
             return None
         record = self.lineage.verdict(key)
         reusable = {Outcome.PASSED.value} | ({Outcome.FAILED.value} if gate.reuse is Reuse.ALWAYS else set())
@@ -180,6 +194,26 @@ class Validate:
             transaction.append(event)
 
 
+def _unable(why: str) -> Verdict:
+    words = f"could not judge: {why}"
+    return Verdict(Outcome.FAILED, words, (words,))
+
+
+def _checked(verdict: Verdict) -> Verdict:
+    """Returns what a gate said, with words and evidence of the types that are recorded.
+
+    Raises:
+        TypeError: it is no verdict.
+    """
+    if not isinstance(verdict, Verdict) or not isinstance(verdict.outcome, Outcome):
+        raise TypeError(f"it returned {verdict!r}, which is no verdict")
+    summary, given = str(verdict.summary), cast(Any, verdict.problems)
+    problems = (given,) if isinstance(given, str) else tuple(map(str, given))
+    if verdict.outcome is Outcome.FAILED and not problems:
+        problems = (summary,)
+    return Verdict(verdict.outcome, summary, problems, finite(dict(verdict.evidence)))
+
+
 def _side_by_side(gates: Sequence[Gate]) -> Iterator[Sequence[Gate]]:
     """Parts gates into those that judge one after the other, and neighbours that judge beside each other."""
     for beside, group in groupby(gates, lambda gate: gate.beside_others):
@@ -196,7 +230,7 @@ def verdict_key(gate: Gate, candidate: Candidate) -> str | None:
     document = {
         "gate": f"{type(gate).__module__}:{gate.name}",
         "deployctl": __version__,
-        "settings": dict(gate.settings),
+        "settings": finite(dict(gate.settings)),
         "digest": candidate.version.digest,
         "compared": [each.digest if each else None for each in compared],
     }
@@ -230,11 +264,15 @@ def _document(gate: Gate, candidate: Candidate, judged: Judged, operation: str) 
 
 
 def finite(value: Any) -> Any:
-    """Returns `value` with numbers that JSON cannot say as texts: "nan", "inf"."""
-    if isinstance(value, float) and not math.isfinite(value):
-        return str(value)
+    """Returns `value` as JSON values, with what JSON cannot say as texts: "nan", "inf", paths."""
+    if value is None or isinstance(value, str | bool | int):
+        return value
+    if isinstance(value, float):
+        return value if math.isfinite(value) else str(value)
     if isinstance(value, Mapping):
         return {str(key): finite(each) for key, each in value.items()}
     if isinstance(value, list | tuple):
         return [finite(each) for each in value]
-    return value
+    if isinstance(value, set | frozenset):
+        return sorted(str(each) for each in value)
+    return str(value)

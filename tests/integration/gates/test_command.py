@@ -34,6 +34,12 @@ class SizeGate(Gate):
         return Verdict(Outcome.FAILED, "too large", (f"{size} bytes, and {self.most} are allowed",))
 def make(options): return SizeGate(int(options.get("most", "10")))
 def wrong(options): return 3
+class OddGate(SizeGate):
+    name = "odd"
+    def judge(self, candidate): return eval(self.most, globals() | {"path": candidate.version.path})
+def leave(): raise SystemExit(0)
+def divide(): raise OSError("no such disk")
+def odd(options): return OddGate(options["verdict"])
 """
 
 
@@ -196,21 +202,79 @@ def test_golden_requests_become_the_warm_up_file_of_a_version(
     assert gated.ok("versions", "warm", "-o", "name") == "warm@1\n"
 
 
-def test_a_package_may_bring_a_gate(bare: Workspace) -> None:
-    packages = bare.root / "packages"
+def brought(workspace: Workspace) -> dict[str, str]:
+    """Installs a package with gates, and returns the environment in which it is found."""
+    packages = workspace.root / "packages"
     info = packages / "mygates-1.0.dist-info"
     info.mkdir(parents=True)
     (packages / "mygates.py").write_text(GATE)
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: mygates\nVersion: 1.0\n")
-    (info / "entry_points.txt").write_text("[deployctl.gates]\nsize = mygates:make\nwrong = mygates:wrong\n")
+    entries = {"size": "mygates:make", "wrong": "mygates:wrong", "odd": "mygates:odd", "gone": "nogates:make"}
+    lines = "".join(f"{name} = {value}\n" for name, value in entries.items())
+    (info / "entry_points.txt").write_text(f"[deployctl.gates]\n{lines}")
+    return {"PYTHONPATH": f"{workspace.child_environment['PYTHONPATH']}:{packages}"}
+
+
+def test_a_package_may_bring_a_gate(bare: Workspace) -> None:
     (bare.root / "deployctl.toml").write_text(f'{GATED}gate.options = ["size.most=100000"]\n')
-    path = {"PYTHONPATH": f"{bare.child_environment['PYTHONPATH']}:{packages}"}
+    path = brought(bare)
     words = ("validate", str(HALF_PLUS_TWO), "--gate", "size")
     assert "size  passed" in bare.ok(*words, environment=path)
     (bare.root / "deployctl.toml").write_text(GATED)
     assert bare.run(*words, environment=path).returncode == 3
     bare.fails(2, *words[:2], "--gate", "wrong", environment=path)
     assert "there is no gate 'size', only integrity" in bare.fails(2, *words, hint="deployctl config show")
+
+
+@pytest.mark.parametrize(
+    ("expression", "words"),
+    [
+        ("int('abc')", "could not judge: ValueError: invalid literal for int() with base 10: 'abc'"),
+        ("divide()", "could not judge: OSError: no such disk"),
+        ("leave()", "could not judge: SystemExit: 0"),
+        ("None", "could not judge: TypeError: it returned None, which is no verdict"),
+    ],
+)
+def test_a_gate_of_a_package_that_cannot_judge_refuses(bare: Workspace, expression: str, words: str) -> None:
+    path = brought(bare)
+    (bare.root / "deployctl.toml").write_text(f'{GATED}gate.options = ["odd.verdict={expression}"]\n')
+
+    done = bare.run("validate", str(HALF_PLUS_TWO), "--gate", "odd", environment=path)
+
+    assert done.returncode == 3, done.stderr
+    assert f"by the gate odd: {words}" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("gate", "words"),
+    [
+        ("size", "the gate 'size' cannot be made with size.most=abc: ValueError: invalid literal"),
+        ("odd", "the gate 'odd' cannot be made with no options: KeyError: 'verdict'"),
+        (
+            "gone",
+            "the gate 'gone' cannot be imported from nogates:make: ModuleNotFoundError: No module named 'nogates'",
+        ),
+    ],
+)
+def test_a_gate_of_a_package_that_cannot_be_made_is_a_settings_error(bare: Workspace, gate: str, words: str) -> None:
+    path = brought(bare)
+    (bare.root / "deployctl.toml").write_text(f'{GATED}gate.options = ["size.most=abc"]\n')
+
+    assert words in bare.fails(2, "validate", str(HALF_PLUS_TWO), "--gate", gate, environment=path)
+
+
+def test_golden_requests_of_an_export_are_those_of_the_model_that_is_named(bare: Workspace) -> None:
+    (bare.root / "golden").mkdir()
+    (bare.root / "golden" / "model.jsonl").write_text('{"inputs": [2.0], "outputs": {"y": [9.0]}}\n')
+    words = ("validate", str(HALF_PLUS_TWO), "--gate", "golden")
+
+    alone = bare.ok(*words)
+    named = bare.ok(*words, "--model", "half")
+    other = refused(bare, *words, "--model", "model")
+
+    assert "there are no golden requests without a model: --model NAME or --golden FILE says which" in alone
+    assert "there are no golden requests in " in named
+    assert "output 'y' is 3, not 9" in other
 
 
 def test_what_breaks_clients_is_told_where_the_target_does_not_forbid_it(

@@ -202,6 +202,31 @@ def test_an_export_is_judged_and_nothing_is_recorded(world: World) -> None:
     assert world.lineage.folded_sequence() == before
 
 
+def test_settings_and_evidence_that_are_no_json_values_are_recorded_as_text(world: World, tmp_path: Path) -> None:
+    class PathGate(CountingGate):
+        def judge(self, candidate: Candidate) -> Verdict:
+            return dataclasses.replace(super().judge(candidate), evidence={"file": tmp_path, "names": {"b", "a"}})
+
+    gate = PathGate(file=tmp_path)
+    for _ in range(2):
+        validate(world, gate, candidate(world, 1))
+
+    (event,) = world.lineage.history(model=HALF, target=LOCAL, limit=1)
+    assert event.content.data["gates"][0]["evidence"] == {"file": str(tmp_path), "names": ["a", "b"]}
+    assert gate.asked == 1
+
+
+def test_settings_that_cannot_be_told_refuse(world: World) -> None:
+    class UnsettledGate(CountingGate):
+        @property
+        def settings(self) -> Mapping[str, Any]:
+            raise ValueError("no settings yet")
+
+    report = validate(world, UnsettledGate(), candidate(world, 1))
+
+    assert report.results[0].reason == "could not judge: ValueError: no settings yet"
+
+
 def test_a_gate_that_cannot_judge_refuses(world: World) -> None:
     report = validate(world, FailingGate(), candidate(world, 1))
     with pytest.raises(GateRefusedError, match="gate failing: could not judge: the scratch server is gone"):
