@@ -22,7 +22,7 @@ from typing import IO, TYPE_CHECKING, Any, BinaryIO, cast
 
 from deployctl.errors import ArchiveTooLargeError, MalformedArchiveError, UnreadableExportError, UnsafeArchiveError
 from deployctl.repository.durable import storage_errors
-from deployctl.repository.tree import MAX_FILES, is_restorable
+from deployctl.repository.tree import MAX_DEPTH, MAX_FILES, is_restorable
 
 if TYPE_CHECKING:
     from deployctl.domain.clock import Observer
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".zip")
 
 _CHUNK = 1 << 20
+# How many directories of a path that is too deep are told.
+_SHOWN_DEPTH = 3
 _SAVED_MODEL_NAMES = ("saved_model.pb", "saved_model.pbtxt")
 _DAMAGE = (tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, OSError, NotImplementedError)
 
@@ -192,6 +194,8 @@ class _Unpacking:
             raise self.unsafe(name, "leads out of the archive")
         if not all(is_restorable(part) for part in parts):
             raise self.unsafe(name, "is a name that a manifest cannot hold")
+        if len(parts) - 1 > MAX_DEPTH:
+            raise self.unsafe(f"{'/'.join(parts[:_SHOWN_DEPTH])}/…", f"is more than {MAX_DEPTH} directories deep")
         return "/".join(parts)
 
     def _make_directories(self, path: str) -> None:
@@ -208,7 +212,11 @@ class _Unpacking:
 
     def _check_target(self, path: str, to: str, *, hard: bool) -> None:
         target = self.directory / self._path(to) if hard else (self.directory / path).parent / to
-        if not target.resolve().is_relative_to(self.directory.resolve()):
+        try:
+            resolved = target.resolve()
+        except (OSError, RuntimeError):  # both RecursionError and what `resolve` raises for a loop are RuntimeErrors
+            raise self.unsafe(path, f"is a link that leads round, or over too many others: {to!r}") from None
+        if not resolved.is_relative_to(self.directory.resolve()):
             raise self.unsafe(path, f"is a link that leaves the archive: {to!r}")
 
 

@@ -11,7 +11,7 @@ from deployctl.errors import ExportChangedError, NotASavedModelError, UnsafeExpo
 from deployctl.repository.cache_files import RANGE, write_at
 from deployctl.repository.copying import Work
 from deployctl.repository.durable import storage_errors
-from deployctl.repository.tree import is_restorable
+from deployctl.repository.tree import MAX_DEPTH, is_restorable
 
 if TYPE_CHECKING:
     from deployctl.domain.clock import Observer
@@ -102,6 +102,8 @@ def _require_path(store: S3Store, name: str) -> None:
     parts = name.split("/")
     if any(part in {"", ".", ".."} for part in parts) or not all(is_restorable(part) for part in parts):
         raise UnsafeExportError(store.url(), f"cannot be published: {name!r} is no path of a file")
+    if len(parts) - 1 > MAX_DEPTH:
+        raise UnsafeExportError(store.url(), f"cannot be published: {name!r} is more than {MAX_DEPTH} directories deep")
 
 
 def _nothing(url: str) -> NotASavedModelError:

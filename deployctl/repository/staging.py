@@ -13,7 +13,6 @@ from __future__ import annotations
 import json
 import os
 import secrets
-import shutil
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -24,6 +23,7 @@ from typing import TYPE_CHECKING
 from deployctl.domain.manifest import format_time
 from deployctl.processes import boot_id, start_of
 from deployctl.repository.durable import make_directory, try_lock, write_all
+from deployctl.repository.removal import remove_tree
 
 if TYPE_CHECKING:
     from deployctl.domain.clock import Clock
@@ -119,7 +119,7 @@ class StagingArea:
             os.close(descriptor)
 
     def _remove(self, token: str) -> None:
-        shutil.rmtree(self.root / token, ignore_errors=True)
+        remove_tree(self.root / token)
         self._owner(token).unlink(missing_ok=True)
 
     def _owner(self, token: str) -> Path:

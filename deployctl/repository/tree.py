@@ -14,6 +14,8 @@ from deployctl.errors import InvalidModelError, UnreadableExportError, UnsafeExp
 
 # Symlinked directories can name the same files many times over; no model has this many.
 MAX_FILES = 100_000
+# Far more than any export has, and far from where what walks a tree by calling itself ends.
+MAX_DEPTH = 100
 
 _KINDS = {stat.S_IFIFO: "FIFO", stat.S_IFSOCK: "socket", stat.S_IFBLK: "block device", stat.S_IFCHR: "device"}
 
@@ -100,6 +102,9 @@ class _Walk:
         if directory in above:
             self._refuse(prefix.rstrip("/"), "is a symlink to a directory that contains it")
             return
+        if len(above) > MAX_DEPTH:
+            self._refuse(prefix.rstrip("/"), f"is more than {MAX_DEPTH} directories deep")
+            return
         try:
             with os.scandir(directory) as entries:
                 names = sorted(entry.name for entry in entries)
@@ -123,8 +128,9 @@ class _Walk:
         try:
             status = os.lstat(real)
             if stat.S_ISLNK(status.st_mode):
-                real = Path(os.path.realpath(real, strict=True))
+                # Asked first, since the kernel ends after 40 symlinks and `realpath` calls itself for each.
                 status = os.stat(real)
+                real = Path(os.path.realpath(real, strict=True))
         except (FileNotFoundError, NotADirectoryError):
             self._refuse(path, "is a symlink to nothing")
         except OSError as error:

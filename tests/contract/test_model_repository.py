@@ -29,7 +29,17 @@ from deployctl.errors import (
 from deployctl.repository.interface import Committed, FileProblem, ModelRepository, Numbering, Stray
 from deployctl.repository.local import LocalModelRepository
 from deployctl.system import SystemClock
-from tests.support.repository import DIGITS, RANKER, SMALL_EXPORT, WallClock, commit, describe, publish, write_export
+from tests.support.repository import (
+    DIGITS,
+    RANKER,
+    SMALL_EXPORT,
+    WallClock,
+    commit,
+    deep_directory,
+    describe,
+    publish,
+    write_export,
+)
 from tests.support.s3 import Bucket
 
 
@@ -452,6 +462,25 @@ def test_refuses_symlinks_that_go_round_in_a_circle(repository: ModelRepository,
 
     with pytest.raises(UnsafeExportError, match="'a'"):
         repository.stage(DIGITS, export, Observer()).__enter__()
+
+
+def test_refuses_a_chain_of_more_symlinks_than_can_be_followed(repository: ModelRepository, export: Path) -> None:
+    for number in range(1200):
+        (export / f"link-{number:04}").symlink_to(f"link-{number + 1:04}")
+    (export / "link-1200").write_bytes(b"x")
+
+    with pytest.raises(UnsafeExportError, match="'link-0000' is a symlink"):
+        publish(repository, DIGITS, export)
+
+
+def test_refuses_directories_that_are_too_deep(repository: ModelRepository, export: Path) -> None:
+    with (
+        deep_directory(export / "deep", 1200),
+        pytest.raises(UnsafeExportError, match="more than 100 directories deep"),
+    ):
+        publish(repository, DIGITS, export)
+
+    assert repository.versions(DIGITS) == ()
 
 
 def test_refuses_a_fifo_without_waiting_for_its_writer(repository: ModelRepository, export: Path) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+import subprocess
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -80,3 +82,22 @@ def publish(
     """Stages and commits the directory `export`."""
     with repository.stage(model, export, Observer()) as staged:
         return commit(repository, staged, numbering=numbering, allow_duplicate=allow_duplicate)
+
+
+@contextmanager
+def deep_directory(root: Path, levels: int, file: str = "file") -> Iterator[Path]:
+    """Gives the new directory `root`, whose one file is `levels` directories down; it is gone after the block."""
+    root.mkdir()
+    here = os.open(root, os.O_RDONLY)
+    try:
+        for _ in range(levels):
+            os.mkdir("d", dir_fd=here)
+            below = os.open("d", os.O_RDONLY, dir_fd=here)
+            os.close(here)
+            here = below
+        os.close(os.open(file, os.O_WRONLY | os.O_CREAT, dir_fd=here))
+        yield root
+    finally:
+        os.close(here)
+        # What the tests' own clean-up removes, it removes by recursion.
+        subprocess.run(["rm", "-rf", str(root)], check=True, timeout=30)

@@ -123,8 +123,14 @@ def test_a_link_in_a_zip_file_is_a_link(tmp_path: Path) -> None:
         [entry("twice"), entry("twice")],
         [entry("file"), entry("file/below")],
         [entry(".")],
+        [entry("d/" * 101 + "file")],
+        [entry("d/" * 1200 + "file")],
+        [entry("d/" * 1200, tarfile.DIRTYPE)],
+        [entry("hard", tarfile.LNKTYPE, "d/" * 1200 + "file")],
+        [entry("one", tarfile.SYMTYPE, "two"), entry("two", tarfile.SYMTYPE, "one")],
+        [entry(f"link-{n}", tarfile.SYMTYPE, f"link-{n + 1}") for n in range(1200)],
     ],
-    ids=lambda entries: " ".join(f"{each.name!r}{each.type.decode()}{each.linkname}" for each in entries),
+    ids=lambda entries: " ".join(f"{each.name!r}{each.type.decode()}{each.linkname}" for each in entries)[:60],
 )
 def test_refuses_what_could_not_be_part_of_an_export(tmp_path: Path, entries: list[tarfile.TarInfo]) -> None:
     archive = write_entries(tmp_path / "export.tar", *entries)
@@ -137,7 +143,16 @@ def test_refuses_what_could_not_be_part_of_an_export(tmp_path: Path, entries: li
     assert not Path("/tmp/evil-of-a-test").exists()
 
 
-@pytest.mark.parametrize("name", ["../evil", "/tmp/evil-of-a-test", "a/../../evil"])
+def test_an_export_may_be_a_hundred_directories_deep(tmp_path: Path) -> None:
+    name = "d/" * 100 + "file"
+
+    assert contents(unpacked(write_entries(tmp_path / "export.tar", entry(name), entry("beside")))) == {
+        name: b"",
+        "beside": b"",
+    }
+
+
+@pytest.mark.parametrize("name", ["../evil", "/tmp/evil-of-a-test", "a/../../evil", "d/" * 101 + "file"])
 def test_refuses_zip_entries_that_lead_elsewhere(tmp_path: Path, name: str) -> None:
     with pytest.raises(UnsafeArchiveError):
         unpacked(write_zip(tmp_path / "export.zip", {name: b"evil"}))

@@ -12,7 +12,7 @@ import pytest
 from deployctl.domain.names import server_takes_for_version
 from deployctl.repository.staging import WORK_DIRECTORY, StagingArea
 from deployctl.system import SystemClock
-from tests.support.repository import WallClock
+from tests.support.repository import WallClock, deep_directory
 
 CLOCK = SystemClock()
 
@@ -109,3 +109,12 @@ def test_asking_removes_nothing(area: StagingArea) -> None:
 def test_a_model_without_working_directory_has_nothing_abandoned(tmp_path: Path) -> None:
     assert StagingArea(tmp_path / "ranker").abandoned(CLOCK) == ()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_an_abandoned_export_goes_however_deep_it_is(area: StagingArea) -> None:
+    owner = leave_behind(area, "s-left", {})
+    with deep_directory(area.contents("s-left") / "unpacked", 1200):
+        assert area.discard_abandoned(CLOCK) == ("s-left",)
+
+        assert not owner.exists()
+        assert list(area.root.iterdir()) == []
