@@ -23,6 +23,7 @@ from deployctl.errors import (
     ConditionalPutsError,
     LockedError,
     StorageError,
+    StoreUnavailableError,
     VersionNumbersExhaustedError,
     VersionTakenError,
 )
@@ -100,18 +101,26 @@ class Numbers:
         Raises:
             ConditionalPutsError: the store would have given the same number to another as well.
             VersionNumbersExhaustedError: the highest number that there is is taken.
+            StoreUnavailableError: one number after the other is said to be taken, for longer than a request may take.
+            StorageError: the store gives what is no manifest for one.
         """
         highest = max(self._taken(model), default=0)
         number = max(highest + 1, at_least)
+        deadline_s = self.store.options.deadline_s
+        give_up_at = publisher.clock.monotonic() + deadline_s
         while number <= MAX_VERSION:
             version = VersionNumber(number)
             key, record = claim_key(model, version), publisher.record()
             if self.store.put_new(key, record):
                 self._require_refusal(key, publisher)
-                # Whoever had this number may have committed and cleaned up since we looked.
-                if self.store.get(manifest_key(model, version)) is None:
+                if self._is_free(model, version, key):
                     return version
-                self.store.delete([key])
+            if publisher.clock.monotonic() > give_up_at:
+                raise StoreUnavailableError(
+                    f"no version number of {model} could be claimed in {self.store.url()} within {deadline_s:g} s: "
+                    f"it lists none above {highest}, and says that all up to {number} are taken",
+                    hint="deployctl doctor",
+                )
             number += 1
         raise VersionNumbersExhaustedError(model, MAX_VERSION)
 
@@ -129,8 +138,7 @@ class Numbers:
         if not self.store.put_new(key, publisher.record()):
             raise taken
         self._require_refusal(key, publisher)
-        if self.store.get(manifest_key(model, version)) is not None:
-            self.store.delete([key])
+        if not self._is_free(model, version, key):
             raise taken
         return version
 
@@ -144,6 +152,21 @@ class Numbers:
         listing = self.store.listing(f"{model}/", by_directory=True)
         names = [each.removesuffix("/") for each in (*listing.prefixes, *(found.key for found in listing.objects))]
         yield from (int(name) for each in names if server_takes_for_version(name := each.rpartition("/")[2]))
+
+    def _is_free(self, model: ModelName, version: VersionNumber, claim: str) -> bool:
+        """Whether nobody committed the number, or spent it, before we put `claim`, which is taken back otherwise."""
+        where = manifest_key(model, version)
+        # Whoever had this number may have committed and cleaned up since we looked.
+        body = self.store.get(where)
+        if body is None:
+            return True
+        self.store.delete([claim])
+        if body and not read_record(body):
+            raise StorageError(
+                f"{self.store.url(where)} is not listed, and what the store gives for it is no manifest",
+                hint="deployctl config show --origin",
+            )
+        return False
 
     def _require_refusal(self, key: str, publisher: Publisher) -> None:
         """Puts the claim again: a store that takes it twice would give the number to two publishers."""

@@ -19,7 +19,8 @@ from typing import Any, TypeVar
 
 from deployctl.errors import DamagedTransferError, StorageError
 from deployctl.repository.s3_checks import check_etag, checksummed, crc32, damaged
-from deployctl.repository.s3_errors import Absent, DeadlinePassed, LostRace, store_errors
+from deployctl.repository.s3_deadline import Deadline
+from deployctl.repository.s3_errors import Absent, LostRace, store_errors
 from deployctl.repository.s3_listing import Found, Listing, Upload
 from deployctl.repository.s3_quick import QUICK_BYTES, QuickRequests
 from deployctl.repository.s3_session import SCHEME, S3Options, make_clients
@@ -42,7 +43,7 @@ class S3Store:
         self.options = options
         self._root = f"{options.prefix}/" if options.prefix else ""
         self._making = threading.Lock()
-        self._deadline = threading.local()
+        self._deadline = Deadline(options.deadline_s)
 
     def url(self, key: str = "") -> str:
         """Returns the `s3://` URL of `key`, for people."""
@@ -215,7 +216,7 @@ class S3Store:
             arguments["Delimiter"] = "/"
         with self._request("list", prefix) as s3:
             for page in s3.get_paginator("list_objects_v2").paginate(**arguments):
-                self._renew_deadline()
+                self._deadline.renew()
                 prefixes += [each["Prefix"] for each in page.get("CommonPrefixes", ())]
                 objects += [
                     Found(each["Key"], each["Size"], each["ETag"], each["LastModified"])
@@ -225,7 +226,7 @@ class S3Store:
 
     @cached_property
     def _clients(self) -> tuple[Any, QuickRequests | None]:
-        return make_clients(self.options, self._check_deadline)
+        return make_clients(self.options, self._deadline)
 
     @property
     def _quick(self) -> QuickRequests | None:
@@ -234,19 +235,11 @@ class S3Store:
 
     @contextmanager
     def _request(self, action: str, key: str) -> Iterator[Any]:
-        with store_errors(action, self.url(key)):
+        with store_errors(action, self.url(key), self.options.endpoint_url):
             with self._making:
                 client, _ = self._clients
-            self._renew_deadline()
+            self._deadline.renew()
             yield client
-
-    def _renew_deadline(self) -> None:
-        self._deadline.at_s = time.monotonic() + self.options.deadline_s
-
-    def _check_deadline(self, **_: object) -> None:
-        """Called by the SDK before each attempt."""
-        if time.monotonic() > getattr(self._deadline, "at_s", float("inf")):
-            raise DeadlinePassed(f"no answer within {self.options.deadline_s:g} s")
 
     def _get_checked(self, key: str) -> bytes:
         with self._request("read", key) as s3:
@@ -277,7 +270,7 @@ class S3Store:
             # The SDK's own `read` waits until it has all that it was asked for, however slowly that comes.
             while piece := stream.read1(_PIECE):
                 pieces.append(piece)
-                self._check_deadline()
+                self._deadline.check()
         body = pieces[0] if len(pieces) == 1 else b"".join(pieces)
         if len(body) != answer["ContentLength"]:
             raise damaged(f"{self.url(key)} ended after {len(body)} of {answer['ContentLength']} bytes")
@@ -303,7 +296,7 @@ class S3Store:
         quick = self._quick
         if quick is None:
             return None
-        self._renew_deadline()
+        self._deadline.renew()
         with suppress(StorageError), store_errors("use", self.url()):
             return ask(quick)
         return None

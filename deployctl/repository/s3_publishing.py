@@ -106,13 +106,16 @@ class Publishing:
         staging = self._staged.get(staged.token)
         if staging is None:
             raise StorageError(f"the export staged as {staged.token} for {staged.model} is gone")
+        refused: dict[str | None, float] = {}
         while True:
             publisher = Publisher(self._clock)
             existing, newest = (None, self._newest(staged)) if allow_duplicate else self._existing(staged)
             if existing is not None:
                 return Committed(existing, created=False)
             reservation = self._contents.reserve(staged.model, staged.digest, publisher, newest)
-            if reservation is not None:
+            if reservation is None:
+                self._require_change(refused.setdefault(newest, self._clock.monotonic()), staged.model)
+            else:
                 with suppress(_Overtaken):
                     claim = self._claim_of(staged.model, numbering, number)
                     return Committed(self._publish(staged, staging, describe, claim, reservation), created=True)
@@ -126,6 +129,16 @@ class Publishing:
             if reservation is not None:
                 reservation.renew(manifest.version)
                 return
+
+    def _require_change(self, refused_since_s: float, model: ModelName) -> None:
+        """Raises StoreUnavailableError where a record after the newest one was refused first too long ago."""
+        deadline_s = self._store.options.deadline_s
+        if self._clock.monotonic() - refused_since_s > deadline_s:
+            raise StoreUnavailableError(
+                f"{self._store.url()} refused for {deadline_s:g} s to take a record of {model}'s bytes as one that is "
+                "there already, and lists none",
+                hint="deployctl doctor",
+            )
 
     @contextmanager
     def _registered(self, model: ModelName, files: tuple[FileEntry, ...], staging: _Staging) -> Iterator[StagedVersion]:

@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import random
-from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
-from http import HTTPStatus
 from typing import Any
 
 from deployctl.errors import SettingsError, StorageError
+from deployctl.repository.s3_deadline import Deadline
 from deployctl.repository.s3_errors import store_errors
+from deployctl.repository.s3_hooks import hook
 from deployctl.repository.s3_quick import QuickRequests
 
 SCHEME = "s3://"
 _CONNECT_TIMEOUT_S = 5
-# botocore.retries.standard.ExponentialBackoff
-_LONGEST_PAUSE_S = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,10 +62,8 @@ def parse_url(url: str) -> tuple[str, str]:
     return bucket, prefix.strip("/")
 
 
-def make_clients(options: S3Options, before_send: Callable[..., None]) -> tuple[Any, QuickRequests | None]:
+def make_clients(options: S3Options, deadline: Deadline) -> tuple[Any, QuickRequests | None]:
     """Returns the SDK's client, and what goes past it where there are credentials.
-
-    `before_send` is called before each attempt of a request; it raises when all together took too long.
 
     Raises:
         StorageError: the SDK is not installed, or finds no credentials or region.
@@ -101,20 +95,8 @@ def make_clients(options: S3Options, before_send: Callable[..., None]) -> tuple[
         quick = None
         if credentials:
             timeout_s = options.answer_timeout_s
-            quick = QuickRequests(client, credentials, options.bucket, before_send, timeout_s=timeout_s)
-    client.meta.events.register("before-send.s3", before_send)
-    client.meta.events.register("needs-retry.s3", partial(_pause_when_overloaded, options.attempts))
+            quick = QuickRequests(client, credentials, options.bucket, deadline.check, timeout_s=timeout_s)
+    client.meta.events.register("before-send.s3", deadline.check)
+    client.meta.events.register("needs-retry.s3", deadline.note)
+    hook(client, options.attempts)
     return client, quick
-
-
-def _pause_when_overloaded(
-    most: int, response: tuple[Any, Any] | None = None, attempts: int = 1, **_: object
-) -> float | None:
-    """Returns after how many seconds to ask again where a store asks for patience by its status alone.
-
-    The SDK's standard mode knows the codes of AWS's services (SlowDown and such) and the statuses from 500 on; other
-    stores say 429 with codes of their own, or with none. The pauses are the SDK's.
-    """
-    if response is None or response[0].status_code != HTTPStatus.TOO_MANY_REQUESTS or attempts >= most:
-        return None
-    return random.uniform(0, min(2 ** (attempts - 1), _LONGEST_PAUSE_S))

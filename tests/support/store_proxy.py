@@ -57,7 +57,16 @@ class Drip:
     pause_s: float = 0.05
 
 
-Fault = Refuse | Reset | Silence | CutShort | WrongBytes | Drip
+@dataclass(frozen=True, slots=True)
+class Page:
+    """What answers is no store: a web page, or a redirect to `location`."""
+
+    status: int = 200
+    body: bytes = b"<!DOCTYPE html><html><head><meta charset=utf-8></head><body>Sign in<br></body></html>"
+    location: str = ""
+
+
+Fault = Page | Refuse | Reset | Silence | CutShort | WrongBytes | Drip
 
 
 @dataclass(slots=True)
@@ -169,6 +178,8 @@ class _Handler(BaseHTTPRequestHandler):
         match fault:
             case Refuse():
                 self._refuse(fault)
+            case Page():
+                self._show(fault)
             case Silence():
                 self.server.proxy.wait(_STORE_TIMEOUT_S)
                 self._reset()
@@ -231,6 +242,15 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         self.wfile.write(b"" if self.command == "HEAD" else body)
+
+    def _show(self, page: Page) -> None:
+        self.send_response_only(page.status)
+        self.send_header("Content-Type", "text/html")
+        if page.location:
+            self.send_header("Location", page.location)
+        self.send_header("Content-Length", str(len(page.body)))
+        self.end_headers()
+        self.wfile.write(b"" if self.command == "HEAD" else page.body)
 
     def _reset(self) -> None:
         self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
