@@ -8,10 +8,12 @@ from deployctl.errors import SettingsError
 from deployctl.repository.cache import CacheOptions, VersionCache
 from deployctl.repository.s3 import S3ModelRepository
 from deployctl.repository.s3_client import S3Store
-from deployctl.repository.s3_session import S3Options, parse_url
+from deployctl.repository.s3_session import S3Options, is_endpoint, no_endpoint, parse_url
 
 if TYPE_CHECKING:
     from deployctl.repository.opening import Opening
+
+_LOOK = "deployctl config show --origin"
 
 
 def open_s3(opening: Opening) -> S3ModelRepository:
@@ -45,9 +47,11 @@ def s3_options(opening: Opening) -> S3Options:
     """
     bucket, prefix = parse_url(opening.location)
     options = S3Options(bucket=bucket, prefix=prefix, **opening.options)
-    wrong = [tag for tag in options.tags if not tag.partition("=")[0]]
+    wrong = [tag for tag in options.tags if "=" not in tag or tag.startswith("=")]
     if wrong:
-        raise SettingsError(f"repository.s3.tags: {wrong[0]!r} is not KEY=VALUE")
+        raise SettingsError(f"repository.s3.tags: {wrong[0]!r} is not KEY=VALUE", hint=_LOOK)
+    if options.endpoint_url and not is_endpoint(options.endpoint_url):
+        raise no_endpoint(options.endpoint_url, "repository.s3.endpoint_url")
     if options.kms_key_id and options.sse != "aws:kms":
         raise SettingsError('repository.s3.kms_key_id needs repository.s3.sse = "aws:kms"')
     if options.connections < 1:

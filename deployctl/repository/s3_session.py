@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from shlex import quote
 from typing import Any
 
 from deployctl.errors import SettingsError, StorageError
 from deployctl.repository.s3_deadline import Deadline
-from deployctl.repository.s3_errors import store_errors
+from deployctl.repository.s3_errors import store_errors, told_url
 from deployctl.repository.s3_hooks import hook
 from deployctl.repository.s3_quick import QuickRequests
 
 SCHEME = "s3://"
 _CONNECT_TIMEOUT_S = 5
+_LOOK = "deployctl config show --origin"
+# In the order in which the SDK looks at them.
+_ENDPOINTS = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,11 +69,25 @@ def parse_url(url: str) -> tuple[str, str]:
     return bucket, prefix.strip("/")
 
 
+def is_endpoint(url: str) -> bool:
+    """Whether `url` is one that a store can be at: its scheme is that of HTTP, and it names a host."""
+    return url.startswith(("http://", "https://")) and bool(told_url(url))
+
+
+def no_endpoint(value: str, setting: str) -> SettingsError:
+    """Returns the error for a `setting` that should be the URL of a store; nothing secret in `value` is told."""
+    host = value.rpartition("://")[2].rpartition("@")[2].partition("/")[0]
+    meant = told_url(f"http://{host}")
+    hint = f"deployctl --set repository.s3.endpoint_url={quote(meant)} versions" if meant else _LOOK
+    return SettingsError(f"{setting}: {host!r} is no URL of a store, which starts with http:// or https://", hint=hint)
+
+
 def make_clients(options: S3Options, deadline: Deadline) -> tuple[Any, QuickRequests | None]:
     """Returns the SDK's client, and what goes past it where there are credentials.
 
     Raises:
         StorageError: the SDK is not installed, or finds no credentials or region.
+        SettingsError: AWS's own settings name an endpoint that is none.
     """
     try:
         import boto3
@@ -83,7 +104,7 @@ def make_clients(options: S3Options, deadline: Deadline) -> tuple[Any, QuickRequ
         request_checksum_calculation="when_required",
         response_checksum_validation="when_required",
     )
-    with store_errors("use", f"{SCHEME}{options.bucket}"):
+    with store_errors("use", f"{SCHEME}{options.bucket}"), _environment_errors():
         session = boto3.session.Session(profile_name=options.profile or None, region_name=options.region or None)
         client = session.client(
             "s3",
@@ -100,3 +121,15 @@ def make_clients(options: S3Options, deadline: Deadline) -> tuple[Any, QuickRequ
     client.meta.events.register("needs-retry.s3", deadline.note)
     hook(client, options.attempts)
     return client, quick
+
+
+@contextmanager
+def _environment_errors() -> Iterator[None]:
+    """Raises SettingsError where the SDK refuses the endpoint that AWS's own settings name; ours was looked at."""
+    try:
+        yield
+    except ValueError as error:
+        if not str(error).startswith("Invalid endpoint"):  # one of the SDK's own, such as for a region that is none
+            raise
+        named = next((name for name in _ENDPOINTS if os.environ.get(name)), "")
+        raise no_endpoint(os.environ.get(named, ""), named or "endpoint_url of AWS's own settings") from error
