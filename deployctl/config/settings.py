@@ -87,7 +87,7 @@ class CacheSettings:
     path: str = setting("Directory of the cache; relative to the settings file; empty: below `state_dir`.", default="")
     max_size: int = setting(
         'What the cache\'s files are kept below by removing what served longest ago, such as "50GiB"; 0: no bound. '
-        "What serves, stands by or is labelled is never removed.",
+        "What serves, stands by or is labelled is never removed, nor what was asked for within the last 15 minutes.",
         default=0,
         kind=SIZE,
     )

@@ -186,7 +186,10 @@ class VersionCache:
                     self._drop_unlinked()
         over = self.size_bytes() + room_for - bound
         if over > 0:
-            observer.warn(f"the cache in {self._directory} is {over} bytes over its bound: all else in it is in use")
+            observer.warn(
+                f"the cache in {self._directory} is {over} bytes over its bound: all else in it is in use or was asked "
+                f"for within the last {_RECENT_S // 60} minutes"
+            )
         return tuple(removed)
 
     def size_bytes(self) -> int:

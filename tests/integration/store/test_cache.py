@@ -157,10 +157,14 @@ def test_where_it_is_not_known_what_serves_nothing_goes(place: Place, tmp_path: 
 def test_what_was_asked_for_just_now_is_not_evicted(place: Place, tmp_path: Path) -> None:
     publish_sizes(place.repository(), tmp_path, MIB, MIB)
 
+    warnings = Warnings()
+
     for version in (1, 2):
-        ensure(place.repository(max_bytes=MIB), version)
+        ensure(place.repository(max_bytes=MIB), version, warnings)
 
     assert place.cached() == [1, 2]
+    assert warnings.heard
+    assert all(warning.endswith("or was asked for within the last 15 minutes") for warning in warnings.heard)
 
 
 def test_an_evicted_version_leaves_the_files_that_others_share(place: Place, tmp_path: Path) -> None:
