@@ -21,7 +21,7 @@ from deployctl.errors import (
 from deployctl.repository.s3 import S3ModelRepository
 from tests.support.repository import DIGITS, SMALL_EXPORT, publish, write_export
 from tests.support.s3 import Bucket
-from tests.support.store_proxy import CutShort, Drip, Fault, Proxy, Refuse, Reset, Silence, WrongBytes
+from tests.support.store_proxy import CutShort, Drip, Fault, Page, Proxy, Refuse, Reset, Silence, WrongBytes
 
 FILES = {**SMALL_EXPORT, "variables/large": os.urandom(9 << 20)}
 ONE = VersionNumber(1)
@@ -244,6 +244,90 @@ def test_a_store_that_nobody_answers_for_is_named(bucket: Bucket, tmp_path: Path
 
     with pytest.raises(StoreUnavailableError, match=r"nothing answers at http://127\.0\.0\.1:1$"):
         nobody.versions(DIGITS)
+
+
+def test_a_password_in_the_address_of_a_store_is_not_told(bucket: Bucket, tmp_path: Path) -> None:
+    nobody = bucket.repository(tmp_path / "cache", endpoint_url="http://admin:s3cret@127.0.0.1:1", attempts=1)
+
+    with pytest.raises(StoreUnavailableError, match=r"nothing answers at http://127\.0\.0\.1:1$"):
+        nobody.versions(DIGITS)
+
+
+@pytest.mark.parametrize(
+    ("fault", "hint"),
+    [
+        (Refuse(404, "NoSuchBucket"), "aws s3 mb s3://{bucket} --endpoint-url {endpoint}"),
+        (
+            Refuse(403, "InvalidObjectState"),
+            "aws s3api restore-object --bucket {bucket} --key models/digits/1/saved_model.pb --restore-request Days=7"
+            " --endpoint-url {endpoint}",
+        ),
+        (Refuse(403, "AccessDenied"), "deployctl s3 policy --role server"),
+        (Refuse(403, "QuotaExceeded"), "deployctl gc --dry-run"),
+        (Refuse(400, "AuthorizationHeaderMalformed"), "deployctl config show --origin"),
+    ],
+    ids=str,
+)
+def test_a_fetch_that_is_refused_hints_at_what_helps(
+    behind: S3ModelRepository,
+    direct: S3ModelRepository,
+    bucket: Bucket,
+    proxy: Proxy,
+    export: Path,
+    fault: Fault,
+    hint: str,
+) -> None:
+    publish(direct, DIGITS, export)
+    proxy.inject(fault, SMALL)
+
+    with pytest.raises(StorageError) as caught:
+        behind.ensure_local(DIGITS, ONE, Observer())
+
+    assert caught.value.hint == hint.format(bucket=bucket.name, endpoint=proxy.endpoint)
+
+
+def test_a_publishing_that_is_denied_hints_at_a_publishers_rights(
+    behind: S3ModelRepository, proxy: Proxy, export: Path
+) -> None:
+    proxy.inject(Refuse(403, "AccessDenied"), "PUT")
+
+    with pytest.raises(StoreDeniedError) as caught:
+        publish(behind, DIGITS, export)
+
+    assert caught.value.hint == "deployctl s3 policy --role publisher"
+
+
+def test_a_region_that_the_store_corrects_is_hinted_at(behind: S3ModelRepository, proxy: Proxy) -> None:
+    body = (
+        b"<Error><Code>AuthorizationHeaderMalformed</Code><Message>the region is wrong</Message>"
+        b"<Region>eu-central-1</Region></Error>"
+    )
+    proxy.inject(Page(400, body))
+
+    with pytest.raises(StoreCredentialsError, match="the region is wrong") as caught:
+        behind.versions(DIGITS)
+
+    assert caught.value.hint == "deployctl --set repository.s3.region=eu-central-1 versions"
+
+
+@pytest.mark.parametrize("body", [b"", b"<html><body>short and stout</body></html>"])
+def test_an_answer_without_a_code_is_told_by_its_status(behind: S3ModelRepository, proxy: Proxy, body: bytes) -> None:
+    proxy.inject(Page(418, body))
+
+    with pytest.raises(StorageError, match=r"cannot list s3://\S+: .*418") as caught:
+        behind.versions(DIGITS)
+
+    assert ": :" not in str(caught.value)
+
+
+def test_a_store_that_asks_for_patience_for_too_long_is_told_so(bucket: Bucket, proxy: Proxy, tmp_path: Path) -> None:
+    behind = bucket.repository(
+        tmp_path / "cache", endpoint_url=proxy.endpoint, addressing="path", deadline_s=0.2, attempts=50
+    )
+    proxy.inject(Refuse(503, "SlowDown"))
+
+    with pytest.raises(StoreUnavailableError, match=r"no good answer within 0\.2 s, the last was SlowDown$"):
+        behind.versions(DIGITS)
 
 
 def test_a_version_in_the_cache_needs_no_store(
