@@ -85,6 +85,8 @@ Every message is one sentence with the offending value; every hint is a command 
 
 from __future__ import annotations
 
+from shlex import quote
+
 
 class DeployctlError(Exception):
     """Something failed and nothing changed.
@@ -135,7 +137,9 @@ class InvalidModelError(DeployctlError):
     """The export at `path` cannot be published."""
 
     def __init__(self, path: str, reason: str, *, hint: str | None = None) -> None:
-        super().__init__(f"{path} {reason}", hint=hint or f"deployctl inspect {path}")
+        # `inspect` reads what is on this machine.
+        looking = "aws s3 ls --recursive" if "://" in path else "deployctl inspect"
+        super().__init__(f"{path} {reason}", hint=hint or f"{looking} {quote(path)}")
         self.path = path
 
 

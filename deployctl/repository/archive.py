@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
+from shlex import quote
 from typing import IO, TYPE_CHECKING, Any, BinaryIO, cast
 
 from deployctl.errors import ArchiveTooLargeError, MalformedArchiveError, UnreadableExportError, UnsafeArchiveError
@@ -64,8 +65,8 @@ def archive_name(name: str) -> str | None:
 def listing_of(location: str) -> str:
     """Returns the command that lists what is in the archive at a path or URL."""
     if "://" in location:
-        return f"aws s3 ls {location}"
-    return f"{'unzip -l' if location.lower().endswith('.zip') else 'tar -tvf'} {location}"
+        return f"aws s3 ls {quote(location)}"
+    return f"{'unzip -l' if location.lower().endswith('.zip') else 'tar -tvf'} {quote(location)}"
 
 
 def unpack(

@@ -20,6 +20,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING
 
 from deployctl.domain.manifest import MANIFEST_PATH, FileEntry, Manifest, from_json, to_json
@@ -269,7 +270,7 @@ class VersionCache:
         if free < needed:
             raise DiskFullError(
                 f"{self._directory} has room for {free} bytes, the version needs {needed}",
-                hint=f"df -h {self._directory}",
+                hint=f"df -h {quote(str(self._directory))}",
             )
 
     def _candidates(

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING
 
 from deployctl.errors import DiskFullError, LockedError, StorageError
@@ -45,8 +46,8 @@ def storage_error(action: str, path: Path, error: OSError) -> DiskFullError | St
     """Returns our error for `error`, which stopped `action` at `path`."""
     reason = error.strerror or str(error)
     if error.errno in _NO_ROOM:
-        return DiskFullError(f"cannot {action}: {path}: {reason}", hint=f"df -h {path}")
-    return StorageError(f"cannot {action}: {path}: {reason}", hint=f"ls -ld {path}")
+        return DiskFullError(f"cannot {action}: {path}: {reason}", hint=f"df -h {quote(str(path))}")
+    return StorageError(f"cannot {action}: {path}: {reason}", hint=f"ls -ld {quote(str(path))}")
 
 
 def sync_file(path: Path) -> None:
@@ -145,7 +146,8 @@ def exclusive_lock(path: Path, clock: Clock, *, timeout_s: float, what: str) -> 
         while not try_lock(descriptor):
             if clock.monotonic() >= deadline:
                 raise LockedError(
-                    f"{what} is still locked by another process after {timeout_s:g} s: {path}", hint=f"fuser -v {path}"
+                    f"{what} is still locked by another process after {timeout_s:g} s: {path}",
+                    hint=f"fuser -v {quote(str(path))}",
                 )
             clock.pause(_LOCK_POLL_S)
         yield

@@ -10,6 +10,7 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING
 
 from deployctl.domain.manifest import FileEntry, Manifest, to_json
@@ -250,7 +251,8 @@ class LocalModelRepository(ModelRepository):
             needed = tree.size_bytes + _SPARE_BYTES_PER_FILE * len(tree.files) + _SPARE_BYTES
             if free < needed and not can_clone(tree, directory):
                 raise DiskFullError(
-                    f"{self._base} has room for {free} bytes, the export needs {needed}", hint=f"df -h {self._base}"
+                    f"{self._base} has room for {free} bytes, the export needs {needed}",
+                    hint=f"df -h {quote(str(self._base))}",
                 )
 
     def _make_visible(

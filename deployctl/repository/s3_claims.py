@@ -28,6 +28,7 @@ from deployctl.errors import (
     VersionTakenError,
 )
 from deployctl.processes import boot_id, start_of
+from deployctl.repository.s3_errors import endpoint_option
 from deployctl.repository.s3_keys import (
     CLAIMS,
     MANIFESTS,
@@ -186,7 +187,8 @@ def probe_conditional_puts(store: S3Store) -> None:
             raise ConditionalPutsError(
                 f"{store.url()} ignores conditional puts (If-None-Match: *): publishing by two at a time is refused, "
                 f"since both could take the same version number",
-                hint="aws s3api get-bucket-versioning --bucket " + store.options.bucket,
+                hint=f"aws s3api get-bucket-versioning --bucket {store.options.bucket}"
+                + endpoint_option(store.options.endpoint_url),
             )
     finally:
         with suppress(StorageError):  # the bucket's lifecycle rule removes it

@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING
 
 from deployctl.errors import ExportChangedError, NotASavedModelError, UnsafeExportError
 from deployctl.repository.cache_files import RANGE, write_at
 from deployctl.repository.copying import Work
 from deployctl.repository.durable import storage_errors
+from deployctl.repository.s3_errors import endpoint_option
 from deployctl.repository.tree import MAX_DEPTH, is_restorable
 
 if TYPE_CHECKING:
@@ -39,11 +41,11 @@ def download_tree(store: S3Store, directory: Path, observer: Observer, *, prefix
     """
     found = _files(store, prefix)
     if not found:
-        raise _nothing(store.url(prefix))
+        raise _nothing(store, prefix)
     names = {each.key: each.key.removeprefix(prefix) for each in found}
     _fetch(store, {each.key: each.size for each in found}, directory, observer, names)
     if _stamps(_files(store, prefix)) != _stamps(found):
-        raise ExportChangedError(store.url(prefix), "changed while it was fetched")
+        raise ExportChangedError(store.url(prefix), "changed while it was fetched", hint=_listing(store, prefix))
     return directory
 
 
@@ -56,10 +58,10 @@ def download_file(store: S3Store, key: str, target: Path, observer: Observer) ->
     """
     before = [each for each in store.listing(key).objects if each.key == key]
     if not before:
-        raise _nothing(store.url(key))
+        raise _nothing(store, key)
     _fetch(store, {key: before[0].size}, target.parent, observer, {key: target.name})
     if _stamps([each for each in store.listing(key).objects if each.key == key]) != _stamps(before):
-        raise ExportChangedError(store.url(key), "changed while it was fetched")
+        raise ExportChangedError(store.url(key), "changed while it was fetched", hint=_listing(store, key))
     return target
 
 
@@ -101,10 +103,19 @@ def _fetch(store: S3Store, sizes: dict[str, int], directory: Path, observer: Obs
 def _require_path(store: S3Store, name: str) -> None:
     parts = name.split("/")
     if any(part in {"", ".", ".."} for part in parts) or not all(is_restorable(part) for part in parts):
-        raise UnsafeExportError(store.url(), f"cannot be published: {name!r} is no path of a file")
-    if len(parts) - 1 > MAX_DEPTH:
-        raise UnsafeExportError(store.url(), f"cannot be published: {name!r} is more than {MAX_DEPTH} directories deep")
+        wrong = "no path of a file"
+    elif len(parts) - 1 > MAX_DEPTH:
+        wrong = f"more than {MAX_DEPTH} directories deep"
+    else:
+        return
+    raise UnsafeExportError(store.url(), f"cannot be published: {name!r} is {wrong}", hint=_listing(store))
 
 
-def _nothing(url: str) -> NotASavedModelError:
-    return NotASavedModelError(url, "has nothing to publish", hint=f"aws s3 ls {url}")
+def _nothing(store: S3Store, key: str) -> NotASavedModelError:
+    hint = f"aws s3 ls {quote(store.url(key))}{endpoint_option(store.options.endpoint_url)}"
+    return NotASavedModelError(store.url(key), "has nothing to publish", hint=hint)
+
+
+def _listing(store: S3Store, key: str = "") -> str:
+    """Returns the command that lists what is there."""
+    return f"aws s3 ls --recursive {quote(store.url(key))}{endpoint_option(store.options.endpoint_url)}"

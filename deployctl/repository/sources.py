@@ -7,12 +7,14 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Any
 
 from deployctl.errors import InvalidModelError, UsageError
 from deployctl.repository.archive import archive_name, listing_of, unpack
 from deployctl.repository.durable import storage_errors
 from deployctl.repository.opening import Opening, scheme_of
+from deployctl.repository.s3_errors import endpoint_option
 from deployctl.repository.staging import StagingArea
 
 if TYPE_CHECKING:
@@ -68,7 +70,8 @@ class ExportSource:
             yield path
             return
         area = StagingArea(scratch.directory)
-        with storage_errors("unpack into", area.root):
+        endpoint_url = str(scratch.options.get("endpoint_url", ""))
+        with storage_errors("unpack into", area.root), self._asking(endpoint_url):
             area.root.mkdir(parents=True, exist_ok=True)
             area.discard_abandoned(scratch.clock)
             with area.open(scratch.clock) as token:
@@ -91,6 +94,16 @@ class ExportSource:
             self.name_in(error, directory)
             raise
 
+    @contextmanager
+    def _asking(self, endpoint_url: str) -> Iterator[None]:
+        """Lets hints that list what a URL names ask the store that it is in."""
+        try:
+            yield
+        except InvalidModelError as error:
+            if scheme_of(self.text) and error.hint in {self.listing, listing_of(self.location)}:
+                error.hint += endpoint_option(endpoint_url)
+            raise
+
     def name_in(self, error: InvalidModelError, directory: Path) -> None:
         """Lets an error about the export in `directory`, which `opened` gave, name its source."""
         error.args = (str(error).replace(str(directory), self.location),)
@@ -101,7 +114,7 @@ class ExportSource:
     def listing(self) -> str:
         """The command that lists an archive or what a URL names."""
         is_url = bool(scheme_of(self.text))
-        return f"aws s3 ls --recursive {self.location}" if is_url else listing_of(self.location)
+        return f"aws s3 ls --recursive {quote(self.location)}" if is_url else listing_of(self.location)
 
     def _fetched(self, scratch: Scratch, directory: Path, *, packed: bool) -> Path:
         """Returns the file, or the directory, that the URL names, fetched to below `directory`."""

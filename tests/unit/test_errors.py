@@ -8,7 +8,7 @@ import re
 import pytest
 
 from deployctl import errors
-from deployctl.errors import DeployctlError
+from deployctl.errors import DeployctlError, InvalidModelError
 
 CLASSES = [each for _, each in inspect.getmembers(errors, inspect.isclass) if issubclass(each, BaseException)]
 
@@ -41,6 +41,18 @@ def test_every_class_is_drawn_below_its_parent_with_its_exit_code(kind: type[Dep
 
 def test_nothing_is_drawn_that_is_not_there() -> None:
     assert set(drawn()) == {kind.__name__ for kind in CLASSES}
+
+
+@pytest.mark.parametrize(
+    ("path", "hint"),
+    [
+        ("/models/export", "deployctl inspect /models/export"),
+        ("/my models/export", "deployctl inspect '/my models/export'"),
+        ("s3://bucket/some export", "aws s3 ls --recursive 's3://bucket/some export'"),
+    ],
+)
+def test_an_export_is_looked_at_with_what_can_read_it(path: str, hint: str) -> None:
+    assert InvalidModelError(path, "is none").hint == hint
 
 
 @pytest.mark.parametrize("kind", CLASSES, ids=lambda kind: kind.__name__)

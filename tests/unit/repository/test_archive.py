@@ -143,6 +143,15 @@ def test_refuses_what_could_not_be_part_of_an_export(tmp_path: Path, entries: li
     assert not Path("/tmp/evil-of-a-test").exists()
 
 
+def test_a_hint_takes_blanks_for_parts_of_a_name(tmp_path: Path) -> None:
+    archive = write_entries(tmp_path / "my export.tar", entry("../evil"))
+
+    with pytest.raises(UnsafeArchiveError) as caught:
+        unpacked(archive)
+
+    assert caught.value.hint == f"tar -tvf '{archive}'"
+
+
 def test_an_export_may_be_a_hundred_directories_deep(tmp_path: Path) -> None:
     name = "d/" * 100 + "file"
 
