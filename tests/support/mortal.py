@@ -31,6 +31,7 @@ class _Steps:
         self._count = 0
         self._log = os.open(f"{armed}.steps", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
         self._thread = threading.local()
+        self._counting = threading.Lock()
         self._connections = 0
         self._unused = threading.Condition()
 
@@ -58,10 +59,12 @@ class _Steps:
         thread = threading.current_thread().name
         if thread.startswith(_NOT_COUNTED) or not self._is_armed():
             return
-        self._count += 1
+        with self._counting:
+            self._count += 1
+            count = self._count
         os.write(self._log, f"{thread}: {re.sub('[0-9a-f]{8,}', '#', name)}\n".encode())
         wanted = self._wanted or ""
-        if str(self._count) == wanted or (not wanted.isdigit() and wanted in name):
+        if str(count) == wanted or (not wanted.isdigit() and wanted in name):
             self._wanted = "0"
             self._send()
 
