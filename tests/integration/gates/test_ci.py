@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 import subprocess
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -56,10 +57,16 @@ def live(tmp_path: Path, tensorflow_models: TensorFlowModels) -> Iterator[Worksp
 
 
 def run(workspace: Workspace, script: str, variables: Mapping[str, str]) -> int:
-    """Runs the script of a step as a CI does: by bash, with the step's variables."""
+    """Runs the script of a step as a CI does: by bash, with the step's variables.
+
+    The command is GitHub's for `shell: bash`; GitLab's runner sets the same options before a script.
+    """
+    file = workspace.root / "step.sh"
+    file.write_text(script)
+    command = ["bash", "--noprofile", "--norc", "-eo", "pipefail", str(file)]
     environment = {**workspace.child_environment, **variables}
     environment["PATH"] = f"{workspace.root / 'bin'}:{environment['PATH']}"
-    done = subprocess.run(["bash", "-c", script], cwd=workspace.root, env=environment, timeout=120, check=False)
+    done = subprocess.run(command, cwd=workspace.root, env=environment, timeout=120, check=False)
     return done.returncode
 
 
@@ -120,6 +127,10 @@ def test_the_gitlab_stages_do_the_same(live: Workspace, tensorflow_models: Tenso
     (done, *_) = live.json("history", "m", "-n", "1")["events"]
     assert done["reason"] == "check failed: https://ci.example/jobs/82"
     assert done["actor"]["ci"] == "https://ci.example/jobs/82"
+    shutil.copytree(tensorflow_models.path("keras_two_outputs"), live.root / "other")
+    live.publish("m", live.root / "other")
+    assert run(live, GITLAB["validate"], {**variables, "VERSION": "m@3"}) == 3
+    assert "refused by compatibility" in (live.root / "gates.txt").read_text()
     odd = {**variables, "VERSION": "m@9"}
     assert run(live, GITLAB["validate"], odd) == 9
 
