@@ -13,11 +13,14 @@ from deployctl.documents.reports import why
 from deployctl.domain.duration import format_duration
 from deployctl.errors import UsageError
 from deployctl.gates.interface import Outcome
+from deployctl.operations.validate import printable
 
 if TYPE_CHECKING:
     from deployctl.operations.validate import Judged, Report
 
 _STYLES = {Outcome.PASSED: "green", Outcome.FAILED: "red", Outcome.INCONCLUSIVE: "yellow", Outcome.SKIPPED: "dim"}
+# Beside controls and surrogates (https://www.w3.org/TR/xml/#charsets).
+_NO_XML = "\ufffe\uffff"
 _SARIF_SCHEMA = "https://json.schemastore.org/sarif-2.1.0.json"
 
 
@@ -25,16 +28,20 @@ def write_report(report: Report) -> None:
     """Writes the report for people, the first failing reason on top."""
     refusal = report.refusal
     where = f" on {report.target}" if report.target else ""
-    held = f"   held against {report.serving}" if report.serving else ""
+    held = f"   held against {printable(report.serving)}" if report.serving else ""
+    subject = printable(report.subject)
     if refusal is None:
-        write(f"{report.subject}{where}   {style('passed', 'green', sys.stdout)}{held}")
+        write(f"{subject}{where}   {style('passed', 'green', sys.stdout)}{held}")
     else:
-        write(f"{report.subject}{where}   {style('refused', 'red', sys.stdout)} by {refusal.gate}: {why(refusal)}")
-    rows = [(each.gate, each.verdict.outcome.value, _took(each), each.verdict.summary) for each in report.results]
+        write(f"{subject}{where}   {style('refused', 'red', sys.stdout)} by {printable(refusal.gate)}: {why(refusal)}")
+    rows = [
+        (printable(each.gate), each.verdict.outcome.value, _took(each), printable(each.verdict.summary))
+        for each in report.results
+    ]
     write_table(("GATE", "OUTCOME", "TOOK", "SAYS"), rows)
     for each in report.results:
         for problem in each.verdict.problems:
-            write(f"{style(each.gate, _STYLES[each.verdict.outcome], sys.stdout)}: {problem}")
+            write(f"{style(printable(each.gate), _STYLES[each.verdict.outcome], sys.stdout)}: {printable(problem)}")
 
 
 def _took(judged: Judged) -> str:
@@ -84,7 +91,8 @@ def _allowed(text: str) -> str:
     """Returns `text` without what XML 1.0 cannot hold, shown escaped."""
     return "".join(
         character
-        if character in "\t\n" or (character >= " " and not "\ud800" <= character <= "\udfff")
+        if character in "\t\n"
+        or (character >= " " and not "\ud800" <= character <= "\udfff" and character not in _NO_XML)
         else character.encode("unicode_escape").decode()
         for character in text
     )
@@ -104,10 +112,20 @@ def sarif(report: Report) -> dict[str, Any]:
 def _sarif_results(report: Report, judged: Judged) -> list[dict[str, Any]]:
     level = {Outcome.FAILED: "error", Outcome.INCONCLUSIVE: "warning"}.get(judged.verdict.outcome, "note")
     texts = judged.verdict.problems or ((judged.verdict.summary,) if level == "warning" else ())
-    location = {"physicalLocation": {"artifactLocation": {"uri": report.subject}}}
+    location = {"physicalLocation": {"artifactLocation": {"uri": _uri(report.subject)}}}
     return [
         {"ruleId": judged.gate, "level": level, "message": {"text": text}, "locations": [location]} for text in texts
     ]
+
+
+def _uri(subject: str) -> str:
+    """Returns a path, a version's name or an URL as an URI: what cannot stand in one is percent-encoded."""
+    from urllib.parse import quote
+
+    scheme, colon, rest = subject.partition("://")
+    if not colon:
+        scheme, rest = "", subject
+    return scheme + colon + quote(rest, safe="/@", errors="surrogateescape")
 
 
 def write_files(report: Report, *, junit_file: Path | None, sarif_file: Path | None) -> None:

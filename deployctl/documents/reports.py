@@ -36,5 +36,5 @@ def report_document(report: Report) -> dict[str, Any]:
 
 
 def why(judged: Judged) -> str:
-    """Returns why a gate said what it did, in one sentence."""
-    return judged.verdict.problems[0] if judged.verdict.problems else judged.verdict.summary
+    """Returns why a gate said what it did, in one sentence that may be written to a terminal."""
+    return judged.reason

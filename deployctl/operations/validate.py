@@ -41,8 +41,8 @@ class Judged:
 
     @property
     def reason(self) -> str:
-        """Why it refused, in one sentence."""
-        return self.verdict.problems[0] if self.verdict.problems else self.verdict.summary
+        """Why it refused, in one sentence that may be written to a terminal."""
+        return printable(self.verdict.problems[0] if self.verdict.problems else self.verdict.summary)
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,7 +195,7 @@ class Validate:
 
 
 def _unable(why: str) -> Verdict:
-    words = f"could not judge: {why}"
+    words = printable(f"could not judge: {why}")
     return Verdict(Outcome.FAILED, words, (words,))
 
 
@@ -207,8 +207,8 @@ def _checked(verdict: Verdict) -> Verdict:
     """
     if not isinstance(verdict, Verdict) or not isinstance(verdict.outcome, Outcome):
         raise TypeError(f"it returned {verdict!r}, which is no verdict")
-    summary, given = str(verdict.summary), cast(Any, verdict.problems)
-    problems = (given,) if isinstance(given, str) else tuple(map(str, given))
+    summary, given = printable(str(verdict.summary)), cast(Any, verdict.problems)
+    problems = tuple(printable(str(each)) for each in ((given,) if isinstance(given, str) else given))
     if verdict.outcome is Outcome.FAILED and not problems:
         problems = (summary,)
     return Verdict(verdict.outcome, summary, problems, finite(dict(verdict.evidence)))
@@ -243,9 +243,8 @@ def check_passed(report: Report, *, hint: str) -> None:
     if refusal is None:
         return
     where = f" on {report.target}" if report.target else ""
-    raise GateRefusedError(
-        f"{report.subject} is refused{where} by the gate {refusal.gate}: {refusal.reason}", hint=hint
-    )
+    words = f"{report.subject} is refused{where} by the gate {refusal.gate}: {refusal.reason}"
+    raise GateRefusedError(printable(words), hint=hint)
 
 
 def _document(gate: Gate, candidate: Candidate, judged: Judged, operation: str) -> dict[str, Any]:
@@ -261,6 +260,15 @@ def _document(gate: Gate, candidate: Candidate, judged: Judged, operation: str) 
         "duration_s": judged.duration_s,
         "evidence": finite(judged.verdict.evidence),
     }
+
+
+def printable(text: str) -> str:
+    """Returns `text` on one line, with what is not printable escaped.
+
+    Models name their ops and signatures as they like: one with ESC in it would clear a terminal, a newline forge a line
+    of a report.
+    """
+    return "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in text)
 
 
 def finite(value: Any) -> Any:

@@ -216,6 +216,16 @@ def test_settings_and_evidence_that_are_no_json_values_are_recorded_as_text(worl
     assert gate.asked == 1
 
 
+def test_what_gates_say_is_kept_on_one_printable_line(world: World) -> None:
+    class LoudGate(CountingGate):
+        def judge(self, candidate: Candidate) -> Verdict:
+            return Verdict(Outcome.PASSED, "ok\n\x1b[2J", ("line\r",))
+
+    (result,) = validate(world, LoudGate(), candidate(world, 1)).results
+
+    assert (result.verdict.summary, result.verdict.problems) == (r"ok\n\x1b[2J", (r"line\r",))
+
+
 def test_settings_that_cannot_be_told_refuse(world: World) -> None:
     class UnsettledGate(CountingGate):
         @property
