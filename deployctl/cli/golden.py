@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -56,6 +56,7 @@ def record(
 
     if (source is None) == (random is None):
         raise UsageError("give exactly one of --from FILE and --random N")
+    lines = _requests(source) if source is not None else {}
     path = export_path(subject)
     if path is not None and (live or out is None):
         raise UsageError(f"{subject} is an export: give --out FILE, and not --live")
@@ -67,8 +68,10 @@ def record(
             named = parse_model_name(version.name.partition("@")[0])
             deployment.context.permit("golden record", target=deployment.target_name(target), model=named)
         ask = stack.enter_context(_asked(deployment, version, target, live=live))
-        requests = _requests(source) if source is not None else random_requests(version, signature, random or 0, seed)
-        records = record_answers(requests, version, ask)
+        if source is not None:
+            records = _recorded(source, lines, version, ask)
+        else:
+            records = record_answers(random_requests(version, signature, random or 0, seed), version, ask)
         file = out or golden_path(deployment, target, version.name.partition("@")[0])
     _write(file, records)
     if output is Output.JSON:
@@ -83,15 +86,51 @@ def golden_path(deployment: Deployment, target: str | None, model: str) -> Path:
     return settings.root / settings.targets[deployment.target_name(target)].gate.golden.file.replace("{model}", model)
 
 
-def _requests(file: Path) -> tuple[GoldenRecord, ...]:
+def _requests(file: Path) -> dict[int, GoldenRecord]:
+    """Returns the requests of a file by the numbers of their lines, from 1.
+
+    Raises:
+        InvalidRequestError: the file cannot be read, or holds none: recording that would lose what is recorded.
+    """
     from deployctl.domain.golden import parse_golden
 
     try:
-        return parse_golden(file.read_text(encoding="utf-8"), str(file))
+        text = file.read_text(encoding="utf-8")
     except OSError as error:
         raise InvalidRequestError(f"cannot read {file}: {error.strerror}") from error
     except UnicodeDecodeError as error:
         raise InvalidRequestError(f"{file} is not UTF-8 text") from error
+    numbers = (number for number, line in enumerate(text.splitlines(), start=1) if line.strip())
+    found = dict(zip(numbers, parse_golden(text, str(file)), strict=True))
+    if not found:
+        raise InvalidRequestError(f"{file} holds no request", hint="deployctl golden record --help")
+    return found
+
+
+def _recorded(
+    file: Path, lines: Mapping[int, GoldenRecord], version: Version, ask: Callable[[GoldenRecord], Prediction]
+) -> tuple[GoldenRecord, ...]:
+    """Returns the requests of a file with their answers.
+
+    Raises:
+        InvalidRequestError: one does not fit the version; the file and the line are named.
+    """
+    from deployctl.operations.golden import record_answers, signature_of
+
+    line, numbers = 0, iter(lines)
+
+    def asked(record: GoldenRecord) -> Prediction:
+        nonlocal line
+        line = next(numbers)
+        return ask(record)
+
+    try:
+        for number, request in lines.items():
+            line = number
+            signature_of(version, request.signature)
+        return record_answers(tuple(lines.values()), version, asked)
+    except InvalidRequestError as error:
+        raise InvalidRequestError(f"{file}:{line} does not fit {version.name}: {error}", hint=error.hint) from error
 
 
 @contextmanager

@@ -153,6 +153,20 @@ def test_golden_answers_are_recorded_and_held_against(gated: Workspace) -> None:
     assert "y off by 1 at most, 1 on average" in gated.ok(*live, "--gate", "golden", "--gate", "latency")
 
 
+def test_requests_that_are_none_or_do_not_fit_leave_what_is_recorded(gated: Workspace) -> None:
+    kept = gated.root / "kept.jsonl"
+    kept.write_text('{"inputs": [2.0]}\n')
+    words = ("golden", "record", "m@1", "--out", "kept.jsonl", "--from")
+    for lines, told in {
+        "\n": "requests.jsonl holds no request",
+        '{"inputs": [1.0]}\n\n{"inputs": {"z": [1.0]}}\n': "requests.jsonl:3 does not fit m@1: ",
+        '{"inputs": [1.0]}\n{"signature": "embed", "inputs": [1.0]}\n': "requests.jsonl:2 does not fit m@1: m@1 has no",
+    }.items():
+        (gated.root / "requests.jsonl").write_text(lines)
+        assert told in gated.fails(2, *words, "requests.jsonl")
+    assert kept.read_text() == '{"inputs": [2.0]}\n'
+
+
 def test_the_latency_gate_asks_what_the_version_brings(gated: Workspace, tensorflow_models: TensorFlowModels) -> None:
     brought = shutil.copytree(tensorflow_models.half_plus(2), gated.root / "brought")
     (brought / OWN_GOLDEN_PATH).parent.mkdir(parents=True)
