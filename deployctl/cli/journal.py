@@ -53,7 +53,7 @@ def op_list(
             write(record.id)
     else:
         header = ("OPERATION", "BY", "TARGET", "WHAT", "STATE", "PHASE", "AGE", "OUTCOME")
-        write_table(header, [_row(record, now) for record in records])
+        write_table(header, [_row(record, now) for record in records], whole=("OPERATION", "STATE"))
 
 
 @op_app.command("show")

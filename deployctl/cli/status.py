@@ -87,7 +87,8 @@ def _show(found: list[TargetStatus], output: Output, now: datetime) -> None:
                 write(f"{each.name}/{served.name}{_at(served.live) if served.live is not None else ''}")
     else:
         rows = [row for each in found for row in _status_rows(each, now)]
-        write_table(("TARGET", "MODEL", "STABLE", "CANARY", "SINCE", "BY", "STANDBY", "ROLLBACK", "STATE"), rows)
+        header = ("TARGET", "MODEL", "STABLE", "CANARY", "SINCE", "BY", "STANDBY", "ROLLBACK", "STATE")
+        write_table(header, rows, whole=("STATE",))
         for each in found:
             _write_notes(each)
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from deployctl.cli.render import size, write_json, write_table
+from deployctl.cli.render import size, table_lines, write_json, write_table
 
 
 @pytest.mark.parametrize(
@@ -31,3 +31,52 @@ def test_columns_are_aligned_and_never_cut_in_a_pipe(capsys: pytest.CaptureFixtu
     write_table(("A", "B"), [("long" * 40, "x"), ("y", "")])
 
     assert capsys.readouterr().out == f"A{' ' * 159}  B\n{'long' * 40}  x\ny\n"
+
+
+STATUS = (
+    ("TARGET", "MODEL", "STABLE", "CANARY", "SINCE", "BY", "STANDBY", "ROLLBACK", "STATE"),
+    ("local", "half", "@2", "-", "5.5 s", "ada@build-machine-1", "@1", "hot to @1, about 0.09 s", "interrupted"),
+)
+OPERATIONS = (
+    ("OPERATION", "BY", "TARGET", "WHAT", "STATE", "PHASE", "AGE", "OUTCOME"),
+    (
+        "op-20261121-8f3a",
+        "ada@dev",
+        "-",
+        f"publish {'/exports' * 30} --model half",
+        "done",
+        "record",
+        "3 s",
+        "published",
+    ),
+)
+
+
+@pytest.mark.parametrize("room", [120, 80, 60])
+@pytest.mark.parametrize("table", [STATUS, OPERATIONS], ids=["status", "operations"])
+def test_a_narrow_terminal_shows_every_column_and_the_state_whole(
+    room: int, table: tuple[tuple[str, ...], ...]
+) -> None:
+    header, row = table_lines(table[0], table[1:], whole=("OPERATION", "STATE"), room=room)
+
+    assert max(len(header), len(row)) <= room
+    assert len(header.split()) == len(table[0])
+    for name, cell in zip(*table, strict=True):
+        if name in ("OPERATION", "STATE"):
+            assert name in header
+            assert cell in row
+
+
+def test_the_widest_column_is_cut_and_no_other() -> None:
+    header, row = ("A", "B", "C"), ("12345", "1234", "12")
+
+    assert table_lines(header, [row], whole=(), room=15) == ["A      B     C", "12345  1234  12"]
+    assert table_lines(header, [row], whole=(), room=14) == ["A     B     C", "123…  1234  12"]
+    assert table_lines(header, [row], whole=("A",), room=14) == ["A      B    C", "12345  12…  12"]
+
+
+def test_a_style_takes_no_room_and_ends_where_its_cell_does() -> None:
+    cell = "\x1b[32mhealthy\x1b[0m"
+
+    assert table_lines(("STATE", "X"), [(cell, "1")], whole=(), room=None) == ["STATE    X", f"{cell}  1"]
+    assert table_lines(("STATE", "X"), [(cell, "1")], whole=(), room=8)[1] == "\x1b[32mheal…\x1b[0m  1"
