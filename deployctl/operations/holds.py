@@ -188,7 +188,8 @@ def check_not_quarantined(found: Quarantine | None, name: str) -> None:
     """Raises QuarantinedError where the bytes of `name` are in quarantine."""
     if found is not None:
         raise QuarantinedError(
-            f"{name} is not to be served: {found}", hint=f"deployctl quarantine {found.model}@{found.version} --release"
+            f"{name} is not to be served: {found}",
+            hint=f'deployctl quarantine {found.model}@{found.version} --release -m "why it may serve again"',
         )
 
 
