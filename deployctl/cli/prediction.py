@@ -41,7 +41,8 @@ def predict(
     ] = None,
     inputs: Annotated[str | None, typer.Option(metavar="JSON", help="Column format: a value, or one by input.")] = None,
     file: Annotated[
-        Path | None, typer.Option(help='A JSON file {"instances": …} or {"inputs": …}; "-" reads stdin.')
+        Path | None,
+        typer.Option(help='A JSON file {"instances": …} or {"inputs": …}, as REST takes it; "-" reads stdin.'),
     ] = None,
     signature: Annotated[str, typer.Option(help="Signature; default: serving_default.")] = "",
     grpc: Annotated[bool, typer.Option("--grpc", help="Call by gRPC instead of REST.")] = False,
@@ -72,9 +73,10 @@ def predict(
     if local is not None:
         if reference is not None or target is not None or grpc:
             raise UsageError("--local runs a path without a server: leave out MODEL, --target and --grpc")
-        request: dict[str, Any] = {"signature": signature, "tags": tags.split(","), "fetch": fetch or []}
-        request |= {"expressions": _words(input_), "save": str(save) if save else None}
-        _predict_here(local, request | _body(instances, inputs, file, optional=bool(input_)), timeout, output)
+        request: dict[str, Any] = {"tags": tags.split(","), "fetch": fetch or [], "expressions": _words(input_)}
+        request |= {"save": str(save) if save else None}
+        request |= _body((instances, inputs, file), signature, optional=bool(input_))
+        _predict_here(local, request, timeout, output)
         return
     if reference is None:
         raise UsageError("give a MODEL to ask its server, or --local PATH")
@@ -100,13 +102,13 @@ def _ask(
     from deployctl.operations.predict import predict as ask
     from deployctl.operations.predict import served_spec, usual_spec
 
-    body = read_request(*given)
+    body = read_request(*given, signature=signature)
     timeout_s = parse_duration(timeout) if timeout else _PREDICT_TIMEOUT_S
     with session(context).open() as deployment:
         place = deployment.target(target)
         parsed = parse_reference(reference, default=Latest())
         spec = served_spec(place, parsed) if "@" in reference else usual_spec(place, parsed.model)
-        prediction = ask(place, body.to_request(spec, signature), grpc=grpc, timeout_s=timeout_s)
+        prediction = ask(place, body.to_request(spec), grpc=grpc, timeout_s=timeout_s)
     key = "predictions" if body.instances is not None else "outputs"
     if to is Output.JSON:
         write_json("predict", {"model": parsed.model, "version": prediction.version, key: prediction.outputs})
@@ -114,15 +116,15 @@ def _ask(
         write(json.dumps({key: prediction.outputs}))
 
 
-def _body(instances: str | None, inputs: str | None, file: Path | None, *, optional: bool) -> dict[str, Any]:
+def _body(given: tuple[str | None, str | None, Path | None], signature: str, *, optional: bool) -> dict[str, Any]:
     from deployctl.cli.requests import read_request
 
-    if optional and instances is None and inputs is None and file is None:
-        return {}
-    if optional:
+    if not optional:
+        body = read_request(*given, signature=signature)
+        return {"signature": body.signature, "instances": body.instances, "inputs": body.inputs}
+    if any(each is not None for each in given):
         raise InvalidRequestError("give either --input or one of --instances, --inputs and --file")
-    body = read_request(instances, inputs, file)
-    return {"instances": body.instances, "inputs": body.inputs}
+    return {"signature": signature}
 
 
 def _words(words: list[str] | None) -> dict[str, str]:

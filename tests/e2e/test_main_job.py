@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import shutil
 from pathlib import Path
 
@@ -236,7 +237,10 @@ def test_holds_gates_and_files_act_alike_wherever_the_command_runs(
     served.ok("unfreeze", "--model", "held")
     served.ok("rollback", "held")
     served.ok("quarantine", "held@2", "-m", "bad")
-    assert "quarantined" in served.fails(3, "promote", "held@2", hint="deployctl quarantine held@2 --release")
+    refused = served.fails(3, "promote", "held@2", hint="deployctl quarantine held@2 --release -m")
+    assert "quarantined" in refused
+    served.ok(*shlex.split(refused.partition("hint:")[2])[1:])
+    served.ok("promote", "held@2", "--dry-run")
 
     records, report = tmp_path / "new" / "golden.jsonl", tmp_path / "report.sarif"
     served.ok("golden", "record", "held@1", "--random", "2", "--live", "--out", str(records))
@@ -249,6 +253,18 @@ def test_holds_gates_and_files_act_alike_wherever_the_command_runs(
     assert json.loads(report.read_text())["runs"][0]["results"]
     assert served.json("gc", "--dry-run")["schema"] == "deployctl.gc/1"
     assert "nothing to retire" in served.ok("retire", "held", "--keep", "1", "--dry-run")
+
+
+def test_a_file_asks_the_signature_that_it_names(served_either_way: Workspace, tmp_path: Path) -> None:
+    served = served_either_way
+    served.publish("named-signature", HALF_PLUS_TWO)
+    served.ok("promote", "named-signature@1")
+    file = tmp_path / "request.json"
+    # y = x/2 + 3, where the default is x/2 + 2
+    file.write_text('{"signature_name": "regress_x2_to_y3", "inputs": {"inputs": [[1.0]]}}')
+
+    for words in (("named-signature",), ("named-signature", "--grpc"), ("--local", str(HALF_PLUS_TWO))):
+        assert "3.5" in served.ok("predict", *words, "--file", str(file))
 
 
 def test_down_and_up_keep_what_was_live_and_up_twice_is_one_server(either_way: Workspace) -> None:

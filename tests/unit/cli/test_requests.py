@@ -57,3 +57,23 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     for name, words in (("absent", "No such file"), (".", "Is a directory"), ("latin", "is not UTF-8")):
         with pytest.raises(InvalidRequestError, match=words):
             read_request(None, None, tmp_path / name)
+
+
+def test_a_file_names_its_signature_and_the_option_may_only_agree(tmp_path: Path) -> None:
+    file = tmp_path / "request.json"
+    file.write_text('{"signature_name": "regress", "instances": [1.0]}')
+
+    assert read_request(None, None, file).signature == "regress"
+    assert read_request(None, None, file, signature="regress").signature == "regress"
+    assert read_request("[1.0]", None, None, signature="regress").signature == "regress"
+    with pytest.raises(InvalidRequestError, match="names signature 'regress', and --signature 'classify'"):
+        read_request(None, None, file, signature="classify")
+
+
+@pytest.mark.parametrize(("key", "value"), [("signature", "regress"), ("signature_name", None), ("signature_name", 3)])
+def test_what_a_server_does_not_read_in_a_file_is_refused(tmp_path: Path, key: str, value: object) -> None:
+    file = tmp_path / "request.json"
+    file.write_text(json.dumps({"instances": [1.0], key: value}))
+
+    with pytest.raises(InvalidRequestError, match=key):
+        read_request(None, None, file)
