@@ -130,9 +130,18 @@ class Publish:
             )
         running.enter(Phase.RECORD)
         record_version(self.lineage, self.context, committed.manifest, reason=request.reason)
+        self._tell_unrecorded(request, committed)
         if signature is not None and committed.manifest.signature is None:
             raise NotSignedError(f"{request.model}@{committed.manifest.version}", str(request.export))
         return committed
+
+    def _tell_unrecorded(self, request: PublishRequest, committed: Committed) -> None:
+        """Tells what was said of bytes that a version has already: that version keeps the origin that it has."""
+        lost = () if committed.created else _unrecorded(request.provenance, committed.manifest.provenance)
+        if lost:
+            name = f"{request.model}@{committed.manifest.version}"
+            words = f"{name} has the same bytes and keeps its origin; not recorded: {', '.join(lost)}"
+            self.context.observer.warn(f"{words} (--new-version publishes them as another version)")
 
     def _name_interrupted(self, model: ModelName) -> None:
         """Tells of publishings that were killed; nothing of them is visible, and the repository clears them away."""
@@ -159,6 +168,22 @@ class Publish:
 def _operation(request: PublishRequest) -> OperationRequest:
     where = request.provenance.source or request.export
     return OperationRequest(_VERB, f"{where} --model {request.model}", None, request.model)
+
+
+def _unrecorded(given: Provenance, kept: Provenance) -> tuple[str, ...]:
+    """Returns what `given` says and `kept` does not; where the bytes came from may differ."""
+    named: dict[str, tuple[Mapping[str, Any], Mapping[str, Any]]] = {
+        "metric": (given.metrics, kept.metrics),
+        "tag": (given.tags, kept.tags),
+        "dataset": (given.datasets, kept.datasets),
+        "": ({"run": given.run, "code": given.code}, {"run": kept.run, "code": kept.code}),
+    }
+    return tuple(
+        f"{kind} {name}".strip()
+        for kind, (wanted, there) in named.items()
+        for name, value in wanted.items()
+        if value != "" and there.get(name) != value
+    )
 
 
 def check_servable(reader: SavedModelReader, export: Path) -> MetaGraph:
