@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import socket
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -153,3 +154,31 @@ def test_a_proxy_of_the_environment_is_not_asked(endpoint: str, monkeypatch: pyt
 def test_refuses_a_request_that_is_not_one_json_form(endpoint: str, request_: PredictionRequest) -> None:
     with pytest.raises(InvalidRequestError):
         predict_by_rest(endpoint, request_, timeout_s=5)
+
+
+def test_what_does_not_speak_http_is_told_in_print() -> None:
+    def answer(listener: socket.socket) -> None:
+        connection, _ = listener.accept()
+        with connection:
+            connection.recv(65536)
+            connection.sendall(b"\x00\x1b[31m\x04\r\n")
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=answer, args=(listener,))
+        thread.start()
+        with pytest.raises(ServerUnavailableError, match="does not speak HTTP") as raised:
+            predict_by_rest(
+                f"http://127.0.0.1:{listener.getsockname()[1]}", PredictionRequest(SPEC, "", [1.0], None), timeout_s=30
+            )
+        thread.join()
+
+    assert str(raised.value).isprintable()
+
+
+def test_the_words_of_a_server_are_shown_in_print(wire: Wire, endpoint: str) -> None:
+    wire.status, wire.body = 500, b"\x1b[2J\x00gone"
+
+    with pytest.raises(ServerRefusedError, match="gone") as raised:
+        predict_by_rest(endpoint, PredictionRequest(SPEC, "", [1.0], None), timeout_s=30)
+
+    assert str(raised.value).isprintable()
