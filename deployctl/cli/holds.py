@@ -21,6 +21,7 @@ from deployctl.cli.options import (
 from deployctl.cli.render import write, write_json
 from deployctl.documents.holds import frozen_document, quarantined_document, reviewed_document, unfrozen_document
 from deployctl.domain.duration import parse_duration
+from deployctl.errors import UsageError
 
 NeededReasonOption = Annotated[str, typer.Option("--reason", "-m", help="Why; shown to whoever is held up.")]
 ModelOption = Annotated[
@@ -44,15 +45,20 @@ def freeze(
 ) -> None:
     """Let nothing be promoted to a target.
 
-    Rollbacks stay allowed, and a promotion with --break-glass.
+    Rollbacks stay allowed, and a promotion with --break-glass. A freeze of the same thing is replaced.
     """
     from deployctl.domain.names import parse_model_name
-    from deployctl.operations.holds import Holds
+    from deployctl.operations.holds import Holds, check_model_known
 
+    for_s = parse_duration(until) if until is not None else None
+    if for_s == 0:
+        raise UsageError(f"--for {until} is over at once: give it longer, or leave it out to freeze until unfreeze")
     with session(context).open() as deployment:
         name = deployment.target_name(target)
-        expires_at = deployment.context.clock.now() + timedelta(seconds=parse_duration(until)) if until else None
+        expires_at = deployment.context.clock.now() + timedelta(seconds=for_s) if for_s is not None else None
         wanted = parse_model_name(model) if model else None
+        if wanted is not None:
+            check_model_known(deployment.repository, deployment.lineage, name, wanted)
         held = Holds(deployment.lineage, deployment.context).freeze(name, wanted, reason=reason, expires_at=expires_at)
     if output is Output.JSON:
         write_json("freeze", frozen_document(held))

@@ -15,6 +15,7 @@ from deployctl.errors import (
     DependencyError,
     FrozenError,
     ManifestError,
+    ModelNotFoundError,
     NotFoundError,
     QuarantinedError,
     RevisionNotFoundError,
@@ -42,12 +43,15 @@ class Holds:
     ) -> Freeze:
         """Lets nothing be promoted to `target`, or one model of it, until it is lifted or `expires_at`.
 
-        A freeze of the same thing is replaced. Rollbacks stay allowed.
+        A freeze of the same thing is replaced, which is told. Rollbacks stay allowed.
         """
+        replaced = next((each for each in self.lineage.freezes(target) if each.model == model), None)
         data = {"expires_at": None if expires_at is None else format_time(expires_at)}
         event = self.context.event(EventKind.TARGET_FROZEN, model=model, target=target, reason=reason, data=data)
         with self.lineage.transaction() as transaction:
             transaction.append(event)
+        if replaced is not None and replaced.in_force(event.at):
+            self.context.observer.warn(f"this replaces: {replaced}")
         return Freeze(target, model, reason, event.actor, event.at, expires_at)
 
     def unfreeze(self, target: TargetName, model: ModelName | None, *, reason: str) -> Freeze:
@@ -114,9 +118,10 @@ class Holds:
         """
         owed = unreviewed(self.lineage, target, model)
         if not owed:
+            known = any(revision.model == model for revision in self.lineage.current(target))
             raise RevisionNotFoundError(
                 f"{model} on {target} has no change that waits for a review",
-                hint=f"deployctl history {model} --target {target}",
+                hint=f"deployctl history {model} --target {target}" if known else f"deployctl status {target}",
             )
         with self.lineage.transaction() as transaction:
             for revision in owed:
@@ -134,6 +139,16 @@ class Holds:
         with self.lineage.transaction() as transaction:
             transaction.append(event)
         return event
+
+
+def check_model_known(repository: ModelRepository, lineage: LineageStore, target: TargetName, model: ModelName) -> None:
+    """Checks that `model` has a version, here or on `target`; the store is not asked for what the target serves.
+
+    Raises:
+        ModelNotFoundError: it has none.
+    """
+    if not any(revision.model == model for revision in lineage.current(target)) and not repository.versions(model):
+        raise ModelNotFoundError(model)
 
 
 def release_lock(target: Target, context: Context, model: ModelName | None, *, reason: str) -> LeaseRecord:

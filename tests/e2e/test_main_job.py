@@ -89,6 +89,10 @@ def test_diff_and_show_tell_versions_apart(served_either_way: Workspace) -> None
     assert document["identical"] is False
     assert any(change["subject"].startswith("file variables/") for change in document["files"])
     assert served.json("diff", "differ@1", "differ@1")["identical"] is True
+    other = served.json("publish", str(HALF_PLUS_TWO_TF2), "--model", "differ")["version"]
+    sides = [side for change in served.json("diff", "differ@1", f"differ@{other}")["files"] for side in change.values()]
+    assert None in sides
+    assert "" not in sides
     assert "signature   serving_default" in served.ok("show", "differ@1")
     assert served.json("verify", "differ@2")["intact"] is True
 
@@ -229,7 +233,11 @@ def test_holds_gates_and_files_act_alike_wherever_the_command_runs(
     served = served_either_way
     served.publish("held", HALF_PLUS_TWO, HALF_PLUS_THREE)
     served.ok("promote", "held@1")
+    assert "nope" in served.fails(9, "freeze", "--model", "nope", "-m", "fair")
+    assert "0s" in served.fails(2, "freeze", "--model", "held", "-m", "fair", "--for", "0s")
     served.ok("freeze", "--model", "held", "-m", "fair")
+    again = served.run("freeze", "--model", "held", "-m", "fair")
+    assert (again.returncode, "warning: this replaces: held on local is frozen" in again.stderr) == (0, True)
 
     assert "fair" in served.fails(7, "promote", "held@2", hint="deployctl unfreeze")
     served.ok("promote", "held@2", "--label", "canary", "--break-glass", "T-1", "-m", "now")
@@ -265,6 +273,9 @@ def test_a_file_asks_the_signature_that_it_names(served_either_way: Workspace, t
 
     for words in (("named-signature",), ("named-signature", "--grpc"), ("--local", str(HALF_PLUS_TWO))):
         assert "3.5" in served.ok("predict", *words, "--file", str(file))
+        assert json.loads(served.ok("predict", *words, "--instances", "[NaN]"), parse_constant=int) == {
+            "predictions": ["nan"]
+        }
 
 
 def test_down_and_up_keep_what_was_live_and_up_twice_is_one_server(either_way: Workspace) -> None:

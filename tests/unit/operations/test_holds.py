@@ -92,6 +92,22 @@ def test_a_freeze_ends_by_itself_or_when_it_is_lifted(world: World) -> None:
     world.promote(2)
 
 
+def test_a_freeze_that_replaces_another_tells_which(world: World) -> None:
+    tomorrow = world.clock.now() + timedelta(hours=24)
+    world.holds.freeze(LOCAL, HALF, reason="audit", expires_at=tomorrow)
+    world.holds.freeze(LOCAL, None, reason="holidays", expires_at=tomorrow)
+    assert world.journal.warnings == []
+
+    world.holds.freeze(LOCAL, None, reason="short", expires_at=world.clock.now() + timedelta(seconds=1))
+    (warning,) = world.journal.warnings
+    assert warning.startswith("this replaces: target local is frozen by ada@build-1 until 20")
+    assert warning.endswith("holidays")
+
+    world.clock.pause(2)
+    world.holds.freeze(LOCAL, None, reason="after it ran out", expires_at=None)
+    assert len(world.journal.warnings) == 1
+
+
 def test_what_is_not_frozen_cannot_be_unfrozen(world: World) -> None:
     world.holds.freeze(LOCAL, HALF, reason="audit", expires_at=None)
 
@@ -118,6 +134,15 @@ def test_a_ticket_that_passed_nothing_is_owed_no_review(world: World) -> None:
 
     with pytest.raises(RevisionNotFoundError, match="no change that waits for a review"):
         world.holds.review(LOCAL, HALF, reason="")
+
+
+def test_where_nothing_is_owed_the_hint_is_a_command_that_works(world: World) -> None:
+    world.promote(1)
+
+    for model, hint in ((HALF, "deployctl history half --target local"), (RANKER, "deployctl status local")):
+        with pytest.raises(RevisionNotFoundError) as raised:
+            world.holds.review(LOCAL, model, reason="")
+        assert raised.value.hint == hint
 
 
 def test_a_review_settles_what_is_owed(world: World) -> None:
