@@ -11,9 +11,9 @@ from deployctl import __version__
 from deployctl.cli.render import style, write, write_table
 from deployctl.documents.reports import why
 from deployctl.domain.duration import format_duration
+from deployctl.domain.printable import printable
 from deployctl.errors import UsageError
 from deployctl.gates.interface import Outcome
-from deployctl.operations.validate import printable
 
 if TYPE_CHECKING:
     from deployctl.operations.validate import Judged, Report

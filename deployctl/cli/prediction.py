@@ -12,6 +12,7 @@ from deployctl.cli import completion
 from deployctl.cli.options import Output, OutputOption, TargetOption, TimeoutOption, session
 from deployctl.cli.render import write, write_json
 from deployctl.domain.duration import parse_duration
+from deployctl.domain.json_values import finite
 from deployctl.errors import ConversionError, InvalidRequestError, UsageError
 
 if TYPE_CHECKING:
@@ -113,7 +114,7 @@ def _ask(
     if to is Output.JSON:
         write_json("predict", {"model": parsed.model, "version": prediction.version, key: prediction.outputs})
     else:
-        write(json.dumps({key: prediction.outputs}))
+        write(json.dumps(finite({key: prediction.outputs})))
 
 
 def _body(given: tuple[str | None, str | None, Path | None], signature: str, *, optional: bool) -> dict[str, Any]:
@@ -165,7 +166,7 @@ def _predict_here(path: Path, request: dict[str, Any], timeout: str | None, outp
     if output is Output.JSON:
         write_json("predict", {"path": path, key: answer["outputs"], "shapes": answer["shapes"]})
     else:
-        write(json.dumps({key: answer["outputs"]}))
+        write(json.dumps(finite({key: answer["outputs"]})))
 
 
 def _outputs_of(source: Source) -> list[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from deployctl.operations.validate import finite
+from deployctl.domain.json_values import finite
 
 if TYPE_CHECKING:
     from deployctl.operations.validate import Judged, Report

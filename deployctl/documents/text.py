@@ -6,6 +6,7 @@ import json
 from datetime import datetime
 from typing import Any
 
+from deployctl.domain.json_values import finite
 from deployctl.domain.manifest import format_time
 
 
@@ -15,8 +16,8 @@ def with_schema(noun: str, document: dict[str, Any]) -> dict[str, Any]:
 
 
 def as_text(noun: str, document: dict[str, Any], *, indent: int | None = None) -> str:
-    """Returns `document`, with its schema, as JSON; times are RFC 3339 in UTC."""
-    return json.dumps(with_schema(noun, document), default=_plain, indent=indent)
+    """Returns `document`, with its schema, as JSON; times are RFC 3339 in UTC, infinities are texts."""
+    return json.dumps(finite(with_schema(noun, document)), default=_plain, indent=indent, allow_nan=False)
 
 
 def _plain(value: Any) -> Any:

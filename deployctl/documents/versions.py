@@ -75,7 +75,8 @@ def diff_document(result: VersionDiff) -> dict[str, Any]:
 
 
 def _changes(changes: Iterable[Change]) -> list[dict[str, Any]]:
-    return [{"subject": each.subject, "before": each.before, "after": each.after} for each in changes]
+    # A side that is absent is empty.
+    return [{"subject": each.subject, "before": each.before or None, "after": each.after or None} for each in changes]
 
 
 def retired_document(done: Retirement) -> dict[str, Any]:

@@ -5,15 +5,16 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Any, cast
 
 from deployctl import __version__
 from deployctl.domain.event import EventKind
+from deployctl.domain.json_values import finite
 from deployctl.domain.names import TargetName
+from deployctl.domain.printable import printable
 from deployctl.errors import DeployctlError, GateRefusedError
 from deployctl.gates.interface import Candidate, Gate, Outcome, Reuse, Verdict
 from deployctl.gates.third_party import told
@@ -260,27 +261,3 @@ def _document(gate: Gate, candidate: Candidate, judged: Judged, operation: str) 
         "duration_s": judged.duration_s,
         "evidence": finite(judged.verdict.evidence),
     }
-
-
-def printable(text: str) -> str:
-    """Returns `text` on one line, with what is not printable escaped.
-
-    Models name their ops and signatures as they like: one with ESC in it would clear a terminal, a newline forge a line
-    of a report.
-    """
-    return "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in text)
-
-
-def finite(value: Any) -> Any:
-    """Returns `value` as JSON values, with what JSON cannot say as texts: "nan", "inf", paths."""
-    if value is None or isinstance(value, str | bool | int):
-        return value
-    if isinstance(value, float):
-        return value if math.isfinite(value) else str(value)
-    if isinstance(value, Mapping):
-        return {str(key): finite(each) for key, each in value.items()}
-    if isinstance(value, list | tuple):
-        return [finite(each) for each in value]
-    if isinstance(value, set | frozenset):
-        return sorted(str(each) for each in value)
-    return str(value)

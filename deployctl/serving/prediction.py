@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlsplit
 
+from deployctl.domain.printable import printable
 from deployctl.domain.saved_model import DEFAULT_SIGNATURE, Signature
 from deployctl.errors import (
     DeployctlError,
@@ -129,33 +130,25 @@ def _call(endpoint: str, method: str, path: str, body: bytes | None, *, timeout_
         return response.status, response.read()
     except TimeoutError as error:
         raise ServerUnavailableError(f"the model server at {endpoint} did not answer within {timeout_s:g} s") from error
-    except http.client.HTTPException as error:
-        words = _printable(str(error).strip())
-        raise ServerUnavailableError(f"what listens at {endpoint} does not speak HTTP: {words}") from error
     except OSError as error:
         raise ServerUnavailableError(f"nothing answers at {endpoint}: {error}") from error
+    except http.client.HTTPException as error:
+        words = printable(str(error).strip())
+        raise ServerUnavailableError(f"what listens at {endpoint} does not speak HTTP: {words}") from error
     finally:
         connection.close()
 
 
 def _rest_error(endpoint: str, status: int, body: bytes) -> DeployctlError:
     try:
-        words = _printable(str(json.loads(body)["error"]))
+        words = printable(str(json.loads(body)["error"]), keep="\n")
     except (ValueError, KeyError, TypeError):
-        words = _printable(body.decode(errors="replace").strip()[:500]) or f"HTTP status {status}"
+        words = printable(body.decode(errors="replace").strip()[:500], keep="\n") or f"HTTP status {status}"
     if status == http.HTTPStatus.BAD_REQUEST:
         return InvalidRequestError(f"the model server refused the request: {words}")
     if status == http.HTTPStatus.NOT_FOUND:
         return NotFoundError(f"the model server has nothing to answer with: {words}")
     return ServerRefusedError(endpoint, f"HTTP {status}", words)
-
-
-def _printable(text: str) -> str:
-    """Returns `text` with what a terminal would obey shown escaped: who listens on a port may be anybody."""
-    return "".join(
-        character if character.isprintable() or character == "\n" else character.encode("unicode_escape").decode()
-        for character in text
-    )
 
 
 def _json(endpoint: str, body: bytes) -> Any:

@@ -286,6 +286,7 @@ def test_refuses_an_empty_directory_and_a_plain_file(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     assert isinstance(refusal(tmp_path / "empty"), NotASavedModelError)
     assert isinstance(refusal(tmp_path / "file"), NotASavedModelError)
+    assert str(refusal(tmp_path / "absent")).endswith("absent does not exist")
 
 
 READ_AND_MEASURE = """

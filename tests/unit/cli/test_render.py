@@ -52,6 +52,15 @@ OPERATIONS = (
 )
 
 
+def test_numbers_that_json_cannot_say_are_texts(capsys: pytest.CaptureFixture[str]) -> None:
+    write_json("thing", {"outputs": [[float("nan"), 1.0], {"y": float("-inf")}]})
+
+    def refused(word: str) -> None:
+        raise AssertionError(f"{word} is no JSON")
+
+    assert json.loads(capsys.readouterr().out, parse_constant=refused)["outputs"] == [["nan", 1.0], {"y": "-inf"}]
+
+
 @pytest.mark.parametrize("room", [120, 80, 60])
 @pytest.mark.parametrize("table", [STATUS, OPERATIONS], ids=["status", "operations"])
 def test_a_narrow_terminal_shows_every_column_and_the_state_whole(

@@ -230,8 +230,12 @@ def test_an_asset_may_not_be_outside_the_export(tmp_path: Path, name: str) -> No
 
 def test_a_directory_without_either_file_is_not_a_saved_model(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    for path in (tmp_path, tmp_path / "absent", tmp_path / "file"):
-        with pytest.raises(NotASavedModelError, match="holds neither"):
+    for path, words in (
+        (tmp_path, "holds neither"),
+        (tmp_path / "absent", "not exist"),
+        (tmp_path / "file", "neither"),
+    ):
+        with pytest.raises(NotASavedModelError, match=words):
             READER.read(path)
 
 
