@@ -35,6 +35,11 @@ class Call:
         """What its types are those of."""
         return (self.model, self.version, self.label, self.signature)
 
+    @property
+    def is_pinned(self) -> bool:
+        """Whether its types stay; a promotion changes what else a model or label stands for."""
+        return self.version is not None
+
 
 @dataclass(frozen=True, slots=True)
 class Types:

@@ -14,9 +14,11 @@ from urllib.parse import urlsplit
 from numpy.typing import ArrayLike
 
 from deployctl.client.call import Array, Call, Transport
-from deployctl.client.errors import DeadlineError, UnavailableError
+from deployctl.client.errors import BadRequestError, DeadlineError, PredictionError, UnavailableError
+from deployctl.client.values import UnfitError, as_utf8
 
 _LONGEST_PAUSE_S = 2.0
+_VERSIONS = range(-(1 << 63), 1 << 63)
 
 
 class Client:
@@ -28,9 +30,14 @@ class Client:
         retries: attempts after the first one, where nothing answers or the server is overloaded. A prediction
             changes nothing, so that asking again is safe.
         pause_s: before the first retry, at the longest; it doubles with each.
+
+    Raises:
+        ValueError: the URL is of another form, or `retries` is negative.
     """
 
     def __init__(self, url: str, *, timeout_s: float = 10.0, retries: int = 2, pause_s: float = 0.05) -> None:
+        if retries < 0:
+            raise ValueError(f"retries is {retries}: 0 is the least")
         self._transport = _transport(url)
         self._timeout_s = timeout_s
         self._retries = retries
@@ -77,7 +84,8 @@ class Client:
             NotServedError: there is no such model, version or label.
             UnavailableError: nothing answered in any attempt.
             DeadlineError: there was no answer in time.
-            PredictionError: the server failed otherwise.
+            PredictionError: the server failed otherwise, or the client is closed.
+            ValueError: both a version and a label are given.
         """
         call = Call(model, inputs, version, label, signature, tuple(outputs))
         deadline = self._deadline(call, timeout_s)
@@ -117,6 +125,15 @@ class Client:
     def _deadline(self, call: Call, timeout_s: float | None) -> float:
         if call.version is not None and call.label is not None:
             raise ValueError("give a version or a label, not both")
+        if self._closed.is_set():
+            raise PredictionError("the client is closed")
+        if call.version is not None and call.version not in _VERSIONS:
+            raise BadRequestError(f"the version {call.version:.6g} is no number of 64 bits")
+        for name in (call.model, call.label or "", call.signature, *call.outputs):
+            try:
+                as_utf8(name)
+            except UnfitError as error:
+                raise BadRequestError(f"a name {error}") from error
         return time.monotonic() + (self._timeout_s if timeout_s is None else timeout_s)
 
     def _pause(self, attempt: int, deadline: float) -> float | None:

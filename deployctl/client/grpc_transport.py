@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Mapping
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import grpc
 import numpy as np
 
 from deployctl.client.call import Array, Call, Transport, Types
+from deployctl.client.deadline import left
 from deployctl.client.errors import (
     BadRequestError,
     DeadlineError,
@@ -19,9 +22,10 @@ from deployctl.client.errors import (
     UnavailableError,
 )
 from deployctl.client.types import NUMPY_NAMES, from_tensor, to_tensor
+from deployctl.client.values import UnfitError, as_array, cast
 
 if TYPE_CHECKING:
-    from deployctl.protos import serving_pb2
+    from deployctl.protos import serving_pb2, tensor_pb2
 
 _SERVICE = "/tensorflow.serving.PredictionService"
 # Images and word vectors are larger than gRPC's 4 MB.
@@ -57,19 +61,36 @@ class GrpcTransport(Transport):
 
     def predict(self, call: Call, *, timeout_s: float) -> dict[str, Array]:
         """Returns the outputs by name."""
+        deadline = time.monotonic() + timeout_s
         try:
-            return _outputs(self._predict(self._request(call, timeout_s), timeout=timeout_s))
-        except grpc.RpcError as error:
-            raise self._error(error, timeout_s) from error
+            return self._predicted(call, deadline)
+        except BadRequestError:
+            if not self._types_changed(call, deadline):
+                raise
+            return self._predicted(call, deadline)
 
     async def predict_async(self, call: Call, *, timeout_s: float) -> dict[str, Array]:
         """Does what `predict` does; gRPC's own threads wait for the answer."""
+        deadline = time.monotonic() + timeout_s
+        try:
+            return await self._predicted_async(call, deadline)
+        except BadRequestError:
+            if not await asyncio.to_thread(self._types_changed, call, deadline):
+                raise
+            return await self._predicted_async(call, deadline)
+
+    def _predicted(self, call: Call, deadline: float) -> dict[str, Array]:
+        request = self._request(call, deadline)
+        with self._errors(deadline):
+            return _outputs(self._predict(request, timeout=left(deadline)))
+
+    async def _predicted_async(self, call: Call, deadline: float) -> dict[str, Array]:
         loop = asyncio.get_running_loop()
         if isinstance(call.inputs, Mapping):
-            request = self._request(call, timeout_s)
+            request = self._request(call, deadline)
         else:
             # Its input's name may have to be asked for.
-            request = await asyncio.to_thread(self._request, call, timeout_s)
+            request = await asyncio.to_thread(self._request, call, deadline)
         done = loop.create_future()
 
         def wake() -> None:
@@ -79,50 +100,57 @@ class GrpcTransport(Transport):
         def tell(_: Any) -> None:
             loop.call_soon_threadsafe(wake)
 
-        under_way = self._predict.future(request, timeout=timeout_s)
-        under_way.add_done_callback(tell)
-        try:
-            await done
-            return _outputs(under_way.result())
-        except asyncio.CancelledError:
-            under_way.cancel()
-            raise
-        except grpc.RpcError as error:
-            raise self._error(error, timeout_s) from error
+        with self._errors(deadline):
+            under_way = self._predict.future(request, timeout=left(deadline))
+            under_way.add_done_callback(tell)
+            try:
+                await done
+                return _outputs(under_way.result())
+            except asyncio.CancelledError:
+                under_way.cancel()
+                raise
 
     def close(self) -> None:
         """Closes the channel."""
         self._channel.close()
 
-    def _request(self, call: Call, timeout_s: float) -> serving_pb2.PredictRequest:
+    def _request(self, call: Call, deadline: float) -> serving_pb2.PredictRequest:
         from deployctl.protos import serving_pb2
 
         if isinstance(call.inputs, Mapping):
             named = dict(call.inputs)
             types: Mapping[str, str] = {}
         else:
-            types = self._types_of(call, timeout_s).inputs
+            types = self._types_of(call, deadline).inputs
             if len(types) != 1:
                 raise BadRequestError(f"name the inputs: the signature takes {', '.join(types)}")
             named = {next(iter(types)): call.inputs}
         request = serving_pb2.PredictRequest(model_spec=_spec(call), output_filter=call.outputs)
         for name, value in named.items():
-            array = np.asarray(value)
-            wanted = types.get(name) or _usual(value, array)
-            request.inputs[name].CopyFrom(to_tensor(name, array if wanted == "object" else array.astype(wanted)))
+            try:
+                request.inputs[name].CopyFrom(_tensor(name, value, types.get(name)))
+            except ValueError as error:
+                # UnfitError, and protobuf's for a name that is no text.
+                raise BadRequestError(f"the input {name!r} {error}") from error
         return request
 
-    def _types_of(self, call: Call, timeout_s: float) -> Types:
+    def _types_changed(self, call: Call, deadline: float) -> bool:
+        """Whether what an unnamed input was sent as is not of the version that is served by now."""
+        if call.is_pinned or isinstance(call.inputs, Mapping):
+            return False
+        with self._lock:
+            before = self._types.pop(call.servable, None)
+        return self._types_of(call, deadline) != before
+
+    def _types_of(self, call: Call, deadline: float) -> Types:
         from deployctl.protos import saved_model_pb2, serving_pb2, tensor_pb2
 
         with self._lock:
             if call.servable in self._types:
                 return self._types[call.servable]
             request = serving_pb2.GetModelMetadataRequest(model_spec=_spec(call), metadata_field=["signature_def"])
-            try:
-                answer = self._metadata(request, timeout=timeout_s)
-            except grpc.RpcError as error:
-                raise self._error(error, timeout_s) from error
+            with self._errors(deadline):
+                answer = self._metadata(request, timeout=left(deadline))
             signatures = serving_pb2.SignatureDefMap.FromString(answer.metadata["signature_def"].value).signature_def
             key = call.signature or "serving_default"
             signature = signatures.get(key, saved_model_pb2.SignatureDef())
@@ -135,6 +163,20 @@ class GrpcTransport(Transport):
             )
             self._types[call.servable] = Types(*sides)
             return self._types[call.servable]
+
+    @contextmanager
+    def _errors(self, deadline: float) -> Iterator[None]:
+        """Raises a PredictionError in place of what gRPC raises."""
+        timeout_s = deadline - time.monotonic()
+        try:
+            yield
+        except grpc.RpcError as error:
+            raise self._error(error, timeout_s) from error
+        except TimeoutError as error:
+            raise DeadlineError(f"{self._address} did not answer in time") from error
+        except ValueError as error:
+            # A call on a channel that is closed raises this.
+            raise PredictionError(f"the call was not made: {error}") from error
 
     def _error(self, error: grpc.RpcError, timeout_s: float) -> PredictionError:
         code, words = error.code(), error.details() or ""
@@ -162,13 +204,23 @@ def _spec(call: Call) -> serving_pb2.ModelSpec:
     return spec
 
 
-def _usual(value: Any, array: Array) -> str:
-    """The type of `array`; float32 and int32 for what was no array before, as TensorFlow has it."""
-    if array.dtype.kind in "OSU":
-        return "object"
-    if isinstance(value, np.ndarray | np.generic):
-        return array.dtype.name
-    return {"f": "float32", "i": "int32"}.get(array.dtype.kind, array.dtype.name)
+def _tensor(name: str, value: Any, wanted: str | None) -> tensor_pb2.TensorProto:
+    """`value` as the type `wanted`, or where that is None as its own; lists are float32 or int32, as in TensorFlow.
+
+    Raises:
+        UnfitError: that would change a value.
+        BadRequestError: TensorFlow has no such type.
+    """
+    array = as_array(value)
+    usual = {"f": "float32", "i": "int32"} if not isinstance(value, np.ndarray | np.generic) else {}
+    dtype = wanted or usual.get(array.dtype.kind)
+    if wanted == "object" and array.dtype.kind not in "OSU" and array.size:
+        raise UnfitError(f"is string, and the value is {array.dtype}")
+    if wanted == "object":
+        return to_tensor(name, array.astype(object))
+    if dtype is None:
+        return to_tensor(name, array)
+    return to_tensor(name, cast(value, dtype))
 
 
 def _outputs(response: serving_pb2.PredictResponse) -> dict[str, Array]:

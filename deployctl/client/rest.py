@@ -7,13 +7,16 @@ import base64
 import http.client
 import json
 import queue
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 from urllib.parse import quote
 
 import numpy as np
 
 from deployctl.client.call import Array, Call, Transport, Types
+from deployctl.client.deadline import TimelyResponse, left
 from deployctl.client.errors import (
     BadRequestError,
     DeadlineError,
@@ -21,43 +24,59 @@ from deployctl.client.errors import (
     PredictionError,
     UnavailableError,
 )
+from deployctl.client.json_outputs import named_arrays
 from deployctl.client.types import NUMPY_NAMES
+from deployctl.client.values import UnfitError, as_array, as_exact, as_texts
 
 _OVERLOADED = (429, 502, 503, 504)
+# How long the types of another version may be taken for those that are served, where the numbers do not tell.
+_TYPES_LAST_S = 1.0
+# Bytes; JSON's numbers are doubles or integers of 64 bits.
+_LONGEST_NUMBER = 8
 
 
 class RestTransport(Transport):
     """Carries calls as JSON, in TensorFlow Serving's column format.
 
-    JSON says nothing of types, so that each signature's are asked for once.
+    JSON says nothing of types, so that each signature's are asked for; a prediction does not say which version
+    answered, so that those of whatever is served are asked for again after a while, or where an answer has others.
+
+    Args:
+        clock: seconds, as `time.monotonic` gives them; for the age of types alone.
     """
 
-    def __init__(self, host: str, port: int | None, *, secure: bool) -> None:
+    def __init__(
+        self, host: str, port: int | None, *, secure: bool, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self._place = (host, port)
         self._connect = http.client.HTTPSConnection if secure else http.client.HTTPConnection
         self._idle: queue.SimpleQueue[http.client.HTTPConnection] = queue.SimpleQueue()
-        self._types: dict[tuple[Any, ...], Types] = {}
+        self._types: dict[tuple[Any, ...], tuple[Types, float]] = {}
+        self._clock = clock
 
     def predict(self, call: Call, *, timeout_s: float) -> dict[str, Array]:
         """Returns the outputs by name."""
+        deadline = time.monotonic() + timeout_s
         body: dict[str, Any] = {"inputs": _inputs(call)}
         if call.signature:
             body["signature_name"] = call.signature
-        answer = self._ask("POST", f"{_path(call)}:predict", _json(body), timeout_s)
-        types = self._types_of(call, timeout_s).outputs
-        values = answer.get("outputs")
-        # A single output comes without its name.
-        bare = not isinstance(values, dict) or set(values) == {"b64"}
-        named = {next(iter(types), "outputs"): values} if bare else values
-        if not set(named) <= set(types):
-            # Another version, with other outputs, answers under this label by now.
-            del self._types[call.servable]
-            types = self._types_of(call, timeout_s).outputs
-        found = {name: _array(value, types.get(name)) for name, value in named.items()}
+        answer = self._ask("POST", f"{_path(call)}:predict", _json(body), deadline)
+        found = self._outputs(call, answer.get("outputs"), deadline)
         missing = [name for name in call.outputs if name not in found]
         if missing:
             raise BadRequestError(f"{call.model} has no output {missing[0]!r}, only {', '.join(found)}")
         return {name: found[name] for name in call.outputs or found}
+
+    def _outputs(self, call: Call, values: Any, deadline: float) -> dict[str, Array]:
+        try:
+            return named_arrays(values, self._types_of(call, deadline).outputs)
+        except UnfitError:
+            # Another version, with other outputs, is served by now.
+            self._types.pop(call.servable, None)
+        try:
+            return named_arrays(values, self._types_of(call, deadline).outputs)
+        except UnfitError as error:
+            raise UnavailableError(f"an output is not as its signature says, it may be changing: {error}") from error
 
     async def predict_async(self, call: Call, *, timeout_s: float) -> dict[str, Array]:
         """Does what `predict` does, in a thread."""
@@ -71,17 +90,25 @@ class RestTransport(Transport):
             except queue.Empty:
                 return
 
-    def _types_of(self, call: Call, timeout_s: float) -> Types:
-        if call.servable not in self._types:
-            document = self._ask("GET", f"{_path(call)}/metadata", None, timeout_s)
-            signatures = document["metadata"]["signature_def"]["signature_def"]
-            signature = signatures[call.signature or "serving_default"]
-            sides = ({name: _type(info) for name, info in signature[side].items()} for side in ("inputs", "outputs"))
-            self._types[call.servable] = Types(*sides)
-        return self._types[call.servable]
+    def _types_of(self, call: Call, deadline: float) -> Types:
+        types, since = self._types.get(call.servable, (None, 0.0))
+        now = self._clock()
+        if types is None or (not call.is_pinned and now - since >= _TYPES_LAST_S):
+            document = self._ask("GET", f"{_path(call)}/metadata", None, deadline)
+            key = call.signature or "serving_default"
+            try:
+                signature = document["metadata"]["signature_def"]["signature_def"][key]
+                sides = (
+                    {name: _type(info) for name, info in signature[side].items()} for side in ("inputs", "outputs")
+                )
+                types = Types(*sides)
+            except (KeyError, TypeError, AttributeError) as error:
+                raise PredictionError(f"the server's metadata of {call.model} tells of no signature {key!r}") from error
+            self._types[call.servable] = (types, now)
+        return types
 
-    def _ask(self, method: str, path: str, body: bytes | None, timeout_s: float) -> Any:
-        status, content = self._sent(method, path, body, timeout_s)
+    def _ask(self, method: str, path: str, body: bytes | None, deadline: float) -> Any:
+        status, content = self._sent(method, path, body, deadline)
         if status == http.HTTPStatus.OK:
             try:
                 return json.loads(content)
@@ -89,20 +116,16 @@ class RestTransport(Transport):
                 raise PredictionError(f"the server's answer is no JSON: {error}") from error
         raise _error(status, content)
 
-    def _sent(self, method: str, path: str, body: bytes | None, timeout_s: float) -> tuple[int, bytes]:
+    def _sent(self, method: str, path: str, body: bytes | None, deadline: float) -> tuple[int, bytes]:
         host, port = self._place
+        timeout_s = deadline - time.monotonic()
         while True:
             try:
                 connection, kept = self._idle.get_nowait(), True
             except queue.Empty:
                 connection, kept = self._connect(host, port), False
-            connection.timeout = max(timeout_s, 0.001)
-            if connection.sock is not None:
-                connection.sock.settimeout(connection.timeout)
             try:
-                connection.request(method, path, body, {"Content-Type": "application/json"} if body else {})
-                response = connection.getresponse()
-                found = response.status, response.read()
+                found = _exchanged(connection, method, path, body, deadline)
             except TimeoutError as error:
                 connection.close()
                 raise DeadlineError(f"{host}:{port} did not answer within {timeout_s:.3g} s") from error
@@ -116,6 +139,18 @@ class RestTransport(Transport):
             return found
 
 
+def _exchanged(
+    connection: http.client.HTTPConnection, method: str, path: str, body: bytes | None, deadline: float
+) -> tuple[int, bytes]:
+    connection.timeout = left(deadline)
+    if connection.sock is not None:
+        connection.sock.settimeout(connection.timeout)
+    connection.response_class = partial(TimelyResponse, deadline=deadline)  # type: ignore[assignment]
+    connection.request(method, path, body, {"Content-Type": "application/json"} if body else {})
+    response = connection.getresponse()
+    return response.status, response.read()
+
+
 def _path(call: Call) -> str:
     path = f"/v1/models/{quote(call.model, safe='')}"
     if call.version is not None:
@@ -124,29 +159,33 @@ def _path(call: Call) -> str:
 
 
 def _inputs(call: Call) -> Any:
-    if isinstance(call.inputs, Mapping):
-        return {name: _plain(np.asarray(value)) for name, value in call.inputs.items()}
-    return _plain(np.asarray(call.inputs))
+    if not isinstance(call.inputs, Mapping):
+        return _plain("the input", call.inputs)
+    return {name: _plain(f"the input {name!r}", value) for name, value in call.inputs.items()}
 
 
-def _plain(array: Array) -> Any:
-    if array.dtype.kind in "OSU":
-        flat = np.empty(array.size, dtype=object)
-        flat[:] = [_string(item) for item in array.ravel().tolist()]
-        return flat.reshape(array.shape).tolist()
-    if array.dtype.kind not in "fiub":
+def _plain(name: str, value: Any) -> Any:
+    try:
+        array = as_array(value)
+        if array.dtype.kind in "OSU":
+            flat = np.empty(array.size, dtype=object)
+            flat[:] = [_string(item) for item in as_texts(array)]
+            return flat.reshape(array.shape).tolist()
+    except UnfitError as error:
+        raise BadRequestError(f"{name} {error}") from error
+    if array.dtype.kind not in "fiub" or array.dtype.itemsize > _LONGEST_NUMBER:
         raise BadRequestError(f"JSON has no {array.dtype}: use gRPC")
     if array.dtype in (np.float32, np.float16):
         # The shortest decimal number of each, in place of the long one of the same double.
         return array.astype(str).astype(np.float64).tolist() if array.size < _SHORTEN else array.tolist()
-    return array.tolist()
+    return as_exact(value, array).tolist()
 
 
 # Shortening takes a microsecond a number; beyond this, sending longer text is quicker.
 _SHORTEN = 4096
 
 
-def _string(item: Any) -> Any:
+def _string(item: str | bytes) -> Any:
     return {"b64": base64.b64encode(item).decode()} if isinstance(item, bytes) else str(item)
 
 
@@ -156,33 +195,6 @@ def _json(body: dict[str, Any]) -> bytes:
 
 def _type(info: Mapping[str, Any]) -> str:
     return NUMPY_NAMES.get(str(info.get("dtype", "")), "")
-
-
-def _array(value: Any, dtype: str | None) -> Array:
-    if dtype == "object":
-        return _strings(value)
-    return np.asarray(value, dtype=dtype or None)
-
-
-def _strings(value: Any) -> Array:
-    shape: list[int] = []
-    inner = value
-    while isinstance(inner, list):
-        shape.append(len(inner))
-        if not inner:
-            break
-        inner = inner[0]
-    flat = np.empty(int(np.prod(shape)), dtype=object)
-    flat[:] = [_bytes(item) for item in _leaves(value)]
-    return flat.reshape(shape)
-
-
-def _leaves(value: Any) -> list[Any]:
-    return [leaf for each in value for leaf in _leaves(each)] if isinstance(value, list) else [value]
-
-
-def _bytes(item: Any) -> bytes:
-    return base64.b64decode(item["b64"]) if isinstance(item, dict) else str(item).encode()
 
 
 def _error(status: int, content: bytes) -> PredictionError:

@@ -8,6 +8,7 @@ import numpy as np
 
 from deployctl.client.call import Array
 from deployctl.client.errors import BadRequestError, PredictionError
+from deployctl.client.values import as_texts, as_utf8
 
 if TYPE_CHECKING:
     from deployctl.protos import tensor_pb2
@@ -47,6 +48,7 @@ def to_tensor(name: str, array: Array) -> tensor_pb2.TensorProto:
 
     Raises:
         BadRequestError: TensorFlow has no such type.
+        UnfitError: a string is none.
     """
     from deployctl.protos import tensor_pb2
 
@@ -55,8 +57,7 @@ def to_tensor(name: str, array: Array) -> tensor_pb2.TensorProto:
         tensor.tensor_shape.dim.add(size=size)
     if array.dtype.kind in "OSU":
         tensor.dtype = tensor_pb2.DT_STRING
-        items = array.ravel().tolist()
-        tensor.string_val.extend(item if isinstance(item, bytes) else str(item).encode() for item in items)
+        tensor.string_val.extend(item if isinstance(item, bytes) else as_utf8(item) for item in as_texts(array))
         return tensor
     kinds = {numpy: kind for kind, numpy in NUMPY_NAMES.items()}
     if array.dtype.name not in kinds:

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
 
 import numpy as np
 import pytest
 
-from deployctl.client import BadRequestError, Client, DeadlineError, NotServedError, UnavailableError
+from deployctl.client import BadRequestError, Client, DeadlineError, NotServedError, PredictionError, UnavailableError
+from deployctl.client.call import Call
+from deployctl.client.rest import RestTransport
 
 METADATA = {
     "metadata": {
@@ -37,10 +41,15 @@ class Scripted(ThreadingHTTPServer):
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
         self.script: list[int] = []
+        self.drips = False
+        self.types_asked = 0
+        self.metadata = METADATA
+        self.outputs: object = {"y": [1.5, 2.0], "words": ["a", {"b64": "/w=="}]}
         self.bodies: list[dict[str, object]] = []
         self.connections = 0
         self.released = threading.Event()
         self.released.set()
+        self.halted = threading.Event()
 
     @property
     def url(self) -> str:
@@ -56,14 +65,14 @@ class Handler(BaseHTTPRequestHandler):
         self.server.connections += 1
 
     def do_GET(self) -> None:
-        self._answer(200, METADATA)
+        self.server.types_asked += 1
+        self._answer(200, self.server.metadata)
 
     def do_POST(self) -> None:
         self.server.bodies.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
         self.server.released.wait(10)
         status = self.server.script.pop(0) if self.server.script else 200
-        outputs = {"y": [1.5, 2.0], "words": ["a", {"b64": "/w=="}]}
-        self._answer(status, {"outputs": outputs} if status == 200 else {"error": "not now"})
+        self._answer(status, {"outputs": self.server.outputs} if status == 200 else {"error": "not now"})
 
     def log_message(self, format: str, *args: object) -> None:
         """Says nothing."""
@@ -73,7 +82,14 @@ class Handler(BaseHTTPRequestHandler):
         self.send_response(status)
         self.send_header("Content-Length", str(len(content)))
         self.end_headers()
-        self.wfile.write(content)
+        if not self.server.drips:
+            self.wfile.write(content)
+            return
+        with contextlib.suppress(OSError):
+            for place in range(len(content)):
+                self.wfile.write(content[place : place + 1])
+                if self.server.halted.wait(0.02):
+                    return
 
 
 @pytest.fixture
@@ -83,6 +99,7 @@ def server() -> Iterator[Scripted]:
     thread.start()
     yield server
     server.released.set()
+    server.halted.set()
     server.shutdown()
     thread.join()
     server.server_close()
@@ -134,6 +151,13 @@ def test_a_slow_answer_is_not_waited_for_beyond_the_deadline(server: Scripted) -
         client.predict("m", {"x": [1]}, timeout_s=0.1)
 
 
+def test_an_answer_that_comes_byte_by_byte_is_not_waited_for_beyond_the_deadline(server: Scripted) -> None:
+    server.drips = True
+    server.outputs = {"y": [1.5] * 10_000}
+    with Client(server.url) as client, pytest.raises(DeadlineError):
+        client.predict("m", {"x": [1]}, timeout_s=0.3)
+
+
 def test_no_attempt_begins_after_the_deadline() -> None:
     # Nothing listens on a port that was only reserved.
     with Client("http://127.0.0.1:9", retries=50, pause_s=0.2) as client, pytest.raises(UnavailableError):
@@ -161,6 +185,60 @@ def test_many_calls_are_under_way_at_once(server: Scripted) -> None:
 
     answers = asyncio.run(asyncio.wait_for(ask(), 20))
     assert len(answers) == 4
+
+
+def with_outputs(**types: str) -> dict[str, Any]:
+    signature = {"inputs": {}, "outputs": {name: {"dtype": dtype} for name, dtype in types.items()}}
+    return {"metadata": {"signature_def": {"signature_def": {"serving_default": signature}}}}
+
+
+def test_types_are_asked_for_again_after_a_while_but_for_those_of_a_version(server: Scripted) -> None:
+    now = 0.0
+    transport = RestTransport("127.0.0.1", server.server_address[1], secure=False, clock=lambda: now)
+    server.metadata, server.outputs = with_outputs(y="DT_INT32"), [1]
+    calls = [Call("m", {"x": [1]}), Call("m", {"x": [1]}, label="stable"), Call("m", {"x": [1]}, version=1)]
+    before = [transport.predict(call, timeout_s=10)["y"].dtype.name for call in calls * 2]
+    asked = server.types_asked
+
+    server.metadata = with_outputs(z="DT_INT64")
+    now = 1.0
+    after = [transport.predict(call, timeout_s=10) for call in calls]
+    transport.close()
+
+    assert (before, asked) == (["int32"] * 6, 3)
+    assert [(name, value.dtype.name) for answer in after for name, value in answer.items()] == [
+        ("z", "int64"),
+        ("z", "int64"),
+        ("y", "int32"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("dtype", "outputs"),
+    [("DT_INT32", [0.75]), ("DT_INT32", ["a"]), ("DT_STRING", [1]), ("DT_UINT8", [300]), ("DT_BOOL", [1])],
+)
+def test_an_answer_that_never_fits_its_signature_is_no_answer(
+    server: Scripted, dtype: str, outputs: list[object]
+) -> None:
+    server.metadata, server.outputs = with_outputs(y=dtype), outputs
+    with Client(server.url, retries=0) as client, pytest.raises(PredictionError, match="signature"):
+        client.predict("m", {"x": [1]})
+
+
+def test_integers_are_exact_whatever_else_comes_with_them(server: Scripted) -> None:
+    server.metadata, server.outputs = with_outputs(y="DT_UINT64"), [2**64 - 1, 1]
+    with Client(server.url) as client:
+        assert client.predict("m", {"x": [1]})["y"].tolist() == [2**64 - 1, 1]
+
+
+def test_a_server_that_tells_of_no_signature_is_a_failed_prediction(server: Scripted) -> None:
+    with Client(server.url) as client, pytest.raises(PredictionError, match="'other'"):
+        client.predict("m", {"x": [1]}, signature="other")
+
+
+def test_fewer_than_no_retries_are_refused() -> None:
+    with pytest.raises(ValueError, match="-1"):
+        Client("http://127.0.0.1:9", retries=-1)
 
 
 @pytest.mark.parametrize("url", ["127.0.0.1:8501", "ftp://127.0.0.1:1", "http://127.0.0.1:1/v1/models"])
