@@ -15,7 +15,7 @@ from deployctl.domain.saved_model import CLASSIFY_METHOD, DEFAULT_SIGNATURE
 from deployctl.modelserver import wire
 from deployctl.modelserver.config_file import models_from_proto
 from deployctl.modelserver.interface import Code, InferenceTask, ModelSpec, Servable, ServerCore, StatusError
-from deployctl.modelserver.metrics import Metrics
+from deployctl.modelserver.metrics import UNKNOWN_MODEL, Metrics
 from deployctl.modelserver.model_config import ConfiguredModel
 from deployctl.modelserver.tensor_proto import TensorProtoError, decode, encode
 from deployctl.protos import serving_pb2 as pb
@@ -57,7 +57,7 @@ def prediction_service(core: ServerCore, metrics: Metrics, as_content: bool) -> 
             try:
                 response = call(request, timeout_s)
             except StatusError as error:
-                metrics.request_answered(model, error.code)
+                metrics.request_answered(model if core.knows(model) else UNKNOWN_MODEL, error.code)
                 raise
             metrics.request_answered(model, Code.OK)
             micros = (time.perf_counter() - started) * 1e6

@@ -155,3 +155,11 @@ class ServerCore(abc.ABC):
     @abc.abstractmethod
     def reload(self, config: ServingConfig) -> None:
         """Serves what `config` says from now on; see HandleReloadConfigRequest."""
+
+    def knows(self, name: str) -> bool:
+        """Whether this process has seen any version of `name`."""
+        try:
+            self.model_status(name, None)
+        except StatusError:
+            return False
+        return True

@@ -15,6 +15,8 @@ from typing import ClassVar
 
 from deployctl.modelserver.interface import Code
 
+# Clients choose which model they ask for; what none is called has no series of its own.
+UNKNOWN_MODEL = ""
 PROMETHEUS_PATH = "/monitoring/prometheus/metrics"
 _LATENCY_BUCKETS = (10.0, 1.8, 33)
 _EXAMPLE_BUCKETS = (1.0, 2.0, 15)
@@ -133,7 +135,7 @@ class Metrics:
         self.warmup_latency.add(micros, model_path, status)
 
     def request_answered(self, model: str, code: Code) -> None:
-        """Counts one request for `model`, by the name of its status code ("OK", "NOT_FOUND")."""
+        """Counts one request for `model`, or UNKNOWN_MODEL, by the name of its status code ("OK", "NOT_FOUND")."""
         self.requests.add(1, model, code.name)
 
     def request_timed(self, model: str, *, api: str, entrypoint: str, micros: float) -> None:
@@ -162,7 +164,7 @@ class Metrics:
         metrics: list[Counter | Histogram] = [m for m in vars(self).values() if isinstance(m, Counter | Histogram)]
         metrics.sort(key=lambda metric: metric.name)
         lines = [line for metric in metrics for line in metric.lines()]
-        return ("\n".join(lines) + "\n").encode("utf-8", "surrogateescape")
+        return ("\n".join(lines) + "\n").encode()
 
 
 def _prometheus_name(name: str) -> str:
@@ -174,5 +176,7 @@ def _label_name(name: str) -> str:
 
 
 def _label_text(names: Sequence[str], values: Sequence[str]) -> str:
-    escaped = (value.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n") for value in values)
+    # A path's name need not be UTF-8, and a page that is not is no page for Prometheus.
+    texts = (value.encode("utf-8", "surrogateescape").decode("utf-8", "replace") for value in values)
+    escaped = (value.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n") for value in texts)
     return ",".join(f'{name}="{value}"' for name, value in zip(names, escaped, strict=True))

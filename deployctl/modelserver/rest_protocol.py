@@ -26,8 +26,12 @@ logger = logging.getLogger(__name__)
 
 # Beyond this, a copy of the body into one piece with its head costs more than a second write.
 _IN_ONE_PIECE_BYTES = 64 << 10
+# Of the target and of all headers, each; what other servers take. The parser puts a header together piece by piece,
+# which takes time by the square of its length.
+MAX_HEAD_BYTES = 64 << 10
 # How long a client that was refused may go on sending before it is cut off.
 _LINGER_S = 5.0
+_TEXT: tuple[Header, ...] = ((b"content-type", b"text/plain; charset=utf-8"),)
 _OFFER = frozenset((b"connection", b"upgrade", b"http2-settings"))
 _PHRASES: Mapping[int, bytes] = {status.value: status.phrase.encode() for status in HTTPStatus}
 
@@ -78,6 +82,10 @@ class HttpProtocol(asyncio.Protocol):
         self._url = b""
         self._pieces: list[bytes] = []
         self._size = 0
+        self._head_bytes = 0
+        self._unread_bytes = 0
+        self._heard = False
+        self._deaf = False
         self._in_message = False
         self._waiting: deque[Request] = deque()
         self._answering = False
@@ -105,10 +113,14 @@ class HttpProtocol(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """See asyncio.Protocol."""
-        if self._lingering:
+        if self._lingering or self._deaf:
             return
+        self._heard = False
         try:
             self._parser.feed_data(data)
+            self._unread_bytes = 0 if self._heard else self._unread_bytes + len(data)
+            if self._unread_bytes > MAX_HEAD_BYTES and self._in_message:
+                self._refuse_head(431)
         except httptools.HttpParserUpgrade as offer:
             rest = self._without_offer() + data[offer.args[0] :]
             self._parser = httptools.HttpRequestParser(self)
@@ -117,8 +129,7 @@ class HttpProtocol(asyncio.Protocol):
         except httptools.HttpParserError:
             if self._reading.refusal is None:
                 logger.warning("invalid HTTP from a client")
-                text = ((b"content-type", b"text/plain; charset=utf-8"),)
-                refused = Reply(400, b"Invalid HTTP request received.", text)
+                refused = Reply(400, b"Invalid HTTP request received.", _TEXT)
                 self._waiting.append(Request(keeps_alive=False, refusal=refused))
         self._go_on()
 
@@ -146,18 +157,32 @@ class HttpProtocol(asyncio.Protocol):
         self._url = b""
         self._pieces = []
         self._size = 0
+        self._head_bytes = 0
+        self._heard = True
         self._in_message = True
 
     def on_url(self, url: bytes) -> None:
         """Takes a piece of the target."""
+        self._heard = True
+        if self._deaf:
+            return
         self._url += url
+        if len(self._url) > MAX_HEAD_BYTES:
+            self._refuse_head(414)
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """Takes a header."""
+        """Takes a header, or one that comes after a body in chunks."""
+        self._heard = True
+        self._head_bytes += len(name) + len(value)
+        if self._head_bytes > MAX_HEAD_BYTES:
+            self._refuse_head(431)
+            return
         self._reading.headers.setdefault(name.lower(), value)
 
     def on_headers_complete(self) -> None:
         """Decides whether the body is wanted."""
+        if self._deaf:
+            return
         request = self._reading
         request.method = self._parser.get_method().decode("ascii")
         request.target = _target(self._url)
@@ -173,7 +198,8 @@ class HttpProtocol(asyncio.Protocol):
 
     def on_body(self, body: bytes) -> None:
         """Takes a piece of the body."""
-        if self._reading.refusal is not None:
+        self._heard = True
+        if self._deaf or self._reading.refusal is not None:
             return
         self._pieces.append(body)
         self._size += len(body)
@@ -181,7 +207,8 @@ class HttpProtocol(asyncio.Protocol):
 
     def on_message_complete(self) -> None:
         """Lets the request be answered."""
-        if self._parser.should_upgrade():
+        self._heard = True
+        if self._deaf or self._parser.should_upgrade():
             return
         self._in_message = False
         request = self._reading
@@ -212,6 +239,17 @@ class HttpProtocol(asyncio.Protocol):
             self._pieces = []
             self._waiting.append(request)
 
+    def _refuse_head(self, status: int) -> None:
+        """Ends the connection with this answer; nothing more of it is parsed."""
+        if self._deaf:
+            return
+        self._deaf = True
+        request = self._reading
+        if request.refusal is None:
+            request.keeps_alive = False
+            request.refusal = Reply(status, b"More than %d bytes." % MAX_HEAD_BYTES, _TEXT)
+            self._waiting.append(request)
+
     def _go_on(self) -> None:
         """Answers what has come whole, in its order, until it has to wait."""
         while self._waiting and not self._answering and self._writable and self._transport is not None:
@@ -240,7 +278,7 @@ class HttpProtocol(asyncio.Protocol):
             raise
         except Exception:
             logger.exception("%s %r failed", request.method, request.target)
-            reply = Reply(500, b"Internal Server Error", ((b"content-type", b"text/plain; charset=utf-8"),))
+            reply = Reply(500, b"Internal Server Error", _TEXT)
         self._answering = False
         self._send(request, reply)
         if self._waiting:

@@ -27,6 +27,7 @@ from deployctl.modelserver.json_outputs import (
 )
 from deployctl.modelserver.json_tensors import ExamplesRequest, PredictRequest
 from deployctl.modelserver.json_walk import invalid
+from deployctl.modelserver.metrics import UNKNOWN_MODEL
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Mapping
@@ -213,7 +214,8 @@ class RestRoutes:
         if not isinstance(error, StatusError):
             logger.error("%s of %s failed", route.call, route.spec.name, exc_info=error)
             error = StatusError(Code.INTERNAL, f"{type(error).__name__}: {error}")
-        self._metrics.request_answered(route.spec.name, error.code)
+        name = route.spec.name
+        self._metrics.request_answered(name if self._core.knows(name) else UNKNOWN_MODEL, error.code)
         return error_reply(error.code, error.message)
 
     def _run(self, route: Route, body: bytes) -> bytes:

@@ -184,3 +184,58 @@ def test_a_client_that_leaves_before_its_answer_harms_nobody() -> None:
         deadline = time.monotonic() + TIMEOUT_S
         while call(server.port, "POST", "/v1/models/m:predict", b'{"instances": [1.0]}').status != 200:
             assert time.monotonic() < deadline
+
+
+@pytest.mark.parametrize(
+    ("head", "status"),
+    [
+        (b"GET /v1/models/m HTTP/1.1\r\nHost: x\r\nX: " + b"a" * 70_000 + b"\r\n\r\n", 431),
+        (b"GET /v1/models/m HTTP/1.1\r\nHost: x\r\n" + b"X: 1234567890\r\n" * 7_000 + b"\r\n", 431),
+        (b"GET /v1/models/" + b"m" * 70_000 + b" HTTP/1.1\r\nHost: x\r\n\r\n", 414),
+        (b"GET /v1/models/" + b"m" * 1_000_000, 414),
+        (b"GET /v1/models/m HTTP/1.1\r\nHost: x\r\nX: " + b"a" * 1_000_000, 431),
+        (b"GET /v1/models/m HTTP/1.1\r\nHost: x\r\n" + b"x" * 1_000_000, 431),
+        (
+            b"POST /v1/models/m:predict HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n0\r\nX: "
+            + b"a" * 1_000_000,
+            431,
+        ),
+    ],
+)
+def test_a_head_that_is_too_long_is_refused_before_it_ends(port: int, head: bytes, status: int) -> None:
+    with connected(port) as connection:
+        connection.sendall(head)
+        received = read_until(connection, b"bytes.")
+
+        assert received.startswith(b"HTTP/1.1 %d " % status)
+        assert b"\r\nconnection: close\r\n" in received
+        assert connection.recv(1) == b""
+
+
+def test_a_head_as_long_as_is_allowed_is_answered_and_so_is_what_was_asked_before(port: int) -> None:
+    padded = STATUS.removesuffix(b"\r\n") + b"X: " + b"a" * 65_000 + b"\r\n\r\n"
+    too_long = STATUS.removesuffix(b"\r\n") + b"X: " + b"a" * 66_000 + b"\r\n\r\n"
+
+    received = exchange(port, padded + padded + too_long)
+
+    assert received.count(b"HTTP/1.1 200 OK\r\n") == 2
+    assert received.count(b"HTTP/1.1 431 ") == 1
+
+
+def test_a_body_in_small_chunks_is_no_head(port: int) -> None:
+    head = b"POST /v1/models/m:predict HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+    body = b'{"instances": [1.0' + b" " * 20_000 + b"]}"
+    chunks = b"".join(b"1\r\n%c\r\n" % byte for byte in body)
+    with connected(port) as connection:
+        connection.sendall(head + chunks + b"0\r\n\r\n")
+        assert read_until(connection, b"[2.5\n    ]\n}").startswith(b"HTTP/1.1 200 OK\r\n")
+
+
+def test_the_metrics_of_models_that_nobody_serves_are_one_series(port: int) -> None:
+    for name in ("%FF", "nobody", "no%22body"):
+        assert call(port, "POST", f"/v1/models/{name}:predict", b'{"instances": [1.0]}').status == 404
+
+    page = call(port, "GET", "/monitoring/prometheus/metrics").body.decode("utf-8")
+
+    missing = [line for line in page.splitlines() if "NOT_FOUND" in line]
+    assert missing == [':tensorflow:serving:request_count{model_name="",status="NOT_FOUND"} 3']

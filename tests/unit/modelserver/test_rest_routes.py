@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
 import re
 
 import pytest
@@ -192,10 +193,18 @@ class TestMetrics:
         assert "# TYPE :tensorflow:serving:request_count counter\n" in page
         assert f':tensorflow:serving:request_count{{model_name="{MODEL}",status="OK"}} 2\n' in page
         assert f':tensorflow:serving:request_count{{model_name="{MODEL}",status="INVALID_ARGUMENT"}} 1\n' in page
-        assert ':tensorflow:serving:request_count{model_name="none",status="NOT_FOUND"} 1\n' in page
+        assert ':tensorflow:serving:request_count{model_name="",status="NOT_FOUND"} 1\n' in page
         latency = f':tensorflow:serving:request_latency_count{{model_name="{MODEL}",API="predict",entrypoint="REST"}} 2'
         assert latency in page
         assert "# HELP" not in page
+
+    def test_labels_are_escaped_and_the_page_is_utf_8(self) -> None:
+        metrics = Metrics()
+        metrics.loaded(os.fsdecode(b'/models/\xff"\\\n/1'), succeeded=False, micros=1)
+
+        page = metrics.render().decode("utf-8")
+
+        assert '{model_path="/models/\ufffd\\"\\\\\\n/1",status="fail"} 1' in page
 
     def test_a_histogram_prints_cumulative_buckets(self) -> None:
         histogram = Histogram("/a/b", "l", buckets=(1.0, 2.0, 3))
