@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from deployctl.client.values import UnfitError, as_array, as_exact
 from deployctl.errors import InvalidRequestError
 
 if TYPE_CHECKING:
@@ -30,6 +31,11 @@ if TYPE_CHECKING:
 # A tensor of this many elements takes a gigabyte as float32.
 MAX_ELEMENTS = 1 << 28
 _MAX_DEPTH = 64
+_SHOWN = 200
+_MOST_DIGITS = 400
+# What int64 holds, whatever the sign.
+_LARGEST = (1 << 63) - 1
+_OPERATIONS = {"+": np.add, "-": np.subtract, "*": np.multiply, "/": np.divide}
 _TOKEN = re.compile(
     r"\s*(?:(?P<number>(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)"
     r'|(?P<string>"(?:[^"\\]|\\.)*")|(?P<name>[A-Za-z_]\w*)|(?P<mark>[-+*/(),\[\]]))'
@@ -71,22 +77,36 @@ class _Parser:
     def value(self, depth: int) -> Array:
         result = self._term(depth)
         while sign := self._taken("+", "-"):
-            other = self._term(depth)
-            result = result + other if sign == "+" else result - other
+            result = self._combined(sign, result, self._term(depth))
         return result
 
     def _term(self, depth: int) -> Array:
         result = self._factor(depth)
         while sign := self._taken("*", "/"):
-            other = self._factor(depth)
-            result = result * other if sign == "*" else result / other
+            result = self._combined(sign, result, self._factor(depth))
+        return result
+
+    def _combined(self, sign: str, left: Array, right: Array) -> Array:
+        if any(side.dtype.kind not in "iuf" for side in (left, right)):
+            raise self._error(f"{sign!r} stands between what are not both numbers")
+        try:
+            shape = np.broadcast_shapes(left.shape, right.shape)
+        except ValueError as error:
+            raise self._error(f"{left.shape} and {right.shape} are no shapes for {sign!r}") from error
+        self._bounded(shape)
+        if sign != "/" and left.dtype.kind in "iu" and right.dtype.kind in "iu":
+            largest = _magnitude(left), _magnitude(right)
+            if (largest[0] * largest[1] if sign == "*" else sum(largest)) > _LARGEST:
+                raise self._error("it would have integers of more than 64 bits")
+        with np.errstate(all="ignore"):
+            result: Array = _OPERATIONS[sign](left, right)
         return result
 
     def _factor(self, depth: int) -> Array:
         if depth > _MAX_DEPTH:
             raise self._error("it is nested too deeply")
         if self._taken("-"):
-            return -self._factor(depth + 1)
+            return self._negative(self._factor(depth + 1))
         if self._taken("("):
             inner = self.value(depth + 1)
             self._expect(")")
@@ -96,6 +116,14 @@ class _Parser:
             self._next += 1
             return self._call(word)
         return _array(self._literal(depth), self._error)
+
+    def _negative(self, value: Array) -> Array:
+        if value.dtype.kind not in "iuf":
+            raise self._error("'-' stands before what is no number")
+        if value.dtype.kind != "u":
+            return -value
+        # NumPy's negative of an unsigned number wraps.
+        return np.array([-item for item in value.ravel().tolist()]).reshape(value.shape)
 
     def _call(self, name: str) -> Array:
         self._expect("(")
@@ -108,8 +136,13 @@ class _Parser:
             if kind != "number":
                 raise self._error(f"{name}() takes numbers, not {word!r}")
             self._next += 1
-            arguments.append(sign * _number(word))
-        return self._made(name, arguments)
+            arguments.append(sign * _number(word, self._error))
+            if not math.isfinite(arguments[-1]):
+                raise self._error(f"{word} is too large")
+        try:
+            return self._made(name, arguments)
+        except (OverflowError, TypeError, ValueError) as error:
+            raise self._error(f"{name}() cannot be made: {error}") from error
 
     def _made(self, name: str, arguments: list[float]) -> Array:
         if name == "zeros":
@@ -136,8 +169,13 @@ class _Parser:
             raise self._error("sizes are needed, since the input has none of its own")
         else:
             sizes = tuple(1 if size is None else size for size in self._shape)
-        if math.prod(sizes) > MAX_ELEMENTS:
-            raise self._error(f"it would have {math.prod(sizes)} elements")
+        return self._bounded(sizes)
+
+    def _bounded(self, sizes: tuple[int, ...]) -> tuple[int, ...]:
+        if len(sizes) > _MAX_DEPTH:
+            raise self._error(f"it would have {len(sizes)} axes")
+        if math.prod(sizes) > MAX_ELEMENTS or max(sizes, default=0) > MAX_ELEMENTS:
+            raise self._error(f"it would have {' x '.join(map(str, sizes))} elements")
         return sizes
 
     def _literal(self, depth: int) -> Any:
@@ -154,12 +192,18 @@ class _Parser:
         kind, word = self._peek()
         self._next += 1
         if kind == "number":
-            return sign * _number(word)
+            return sign * _number(word, self._error)
         if kind == "string" and sign == 1:
-            return json.loads(word)
+            return self._text_of(word)
         if kind == "name" and word in ("true", "false"):
             return word == "true"
         raise self._error(f"{word or 'the end'!r} stands where a value should")
+
+    def _text_of(self, word: str) -> Any:
+        try:
+            return json.loads(word)
+        except ValueError as error:
+            raise self._error(f"{word} is no string of JSON") from error
 
     def _peek(self) -> tuple[str, str]:
         return self._tokens[self._next] if self._next < len(self._tokens) else ("end", "")
@@ -176,7 +220,8 @@ class _Parser:
             raise self._error(f"{self._peek()[1] or 'the end'!r} stands where {mark!r} should")
 
     def _error(self, reason: str) -> InvalidRequestError:
-        return InvalidRequestError(f"{self._text!r} is no tensor expression: {reason}")
+        text = self._text if len(self._text) <= _SHOWN else f"{self._text[:_SHOWN]}…"
+        return InvalidRequestError(f"{text!r} is no tensor expression: {reason}")
 
 
 def _tokens(text: str) -> list[tuple[str, str]]:
@@ -192,7 +237,13 @@ def _tokens(text: str) -> list[tuple[str, str]]:
     return found
 
 
-def _number(word: str) -> int | float:
+def _magnitude(array: Array) -> int:
+    return max(abs(int(array.min())), abs(int(array.max()))) if array.size else 0
+
+
+def _number(word: str, error: Callable[[str], InvalidRequestError]) -> int | float:
+    if len(word) > _MOST_DIGITS:
+        raise error(f"{word[:10]}… has {len(word)} digits")
     return int(word) if word.isdigit() else float(word)
 
 
@@ -204,10 +255,9 @@ def _whole(number: float, error: Callable[[str], InvalidRequestError]) -> int:
 
 def _array(literal: Any, error: Callable[[str], InvalidRequestError]) -> Array:
     try:
-        array = np.array(literal)
-    except ValueError as problem:
-        raise error("its lists are ragged") from problem
-    return array.astype(object) if array.dtype.kind == "U" else array
+        return as_exact(literal, as_array(literal))
+    except UnfitError as problem:
+        raise error(f"it {problem}") from problem
 
 
 def read_array(file: Path, name: str) -> Array:

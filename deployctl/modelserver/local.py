@@ -6,6 +6,7 @@ by tensor; a "compare" request replays recorded answers and says how far the new
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import sys
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from deployctl.client.values import UnfitError, as_array, as_exact, as_texts, as_utf8, cast
 from deployctl.domain.saved_model import DEFAULT_SIGNATURE, TensorSpec
 from deployctl.errors import DeployctlError, InvalidRequestError
 from deployctl.modelserver import wire
@@ -24,6 +26,7 @@ from deployctl.modelserver.difference import difference
 from deployctl.modelserver.dtypes import BY_NAME, NAMES, STRING
 from deployctl.modelserver.interface import StatusError
 from deployctl.modelserver.packed import to_json, unpack
+from deployctl.modelserver.parent import end_with_parent
 from deployctl.modelserver.servable import TensorFlowServable
 from deployctl.modelserver.session import Session, SessionOptions
 
@@ -33,11 +36,14 @@ if TYPE_CHECKING:
     Array = NDArray[Any]
 
 _TIMEOUT_S = 600.0
+# NumPy's own limit.
+_MAX_DEPTH = 64
 _IMAGES = (".png", ".jpg", ".jpeg", ".gif", ".bmp")
 
 
 def main() -> None:
     """Answers the request and ends the process at once: freeing a session takes longer than running one."""
+    end_with_parent(sys.argv[1:])
     stdout = os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="utf-8")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
     with stdout:
@@ -56,6 +62,8 @@ def answer(request: dict[str, Any]) -> dict[str, Any]:
         return {"error": {"kind": "request", "message": f"TensorFlow says {error.code.name}: {_words(error.message)}"}}
     except DeployctlError as error:
         return {"error": {"kind": "request", "message": str(error), "hint": error.hint}}
+    except MemoryError:
+        return {"error": {"kind": "request", "message": "there is not enough memory for the tensors", "hint": None}}
 
 
 def _words(message: str) -> str:
@@ -106,7 +114,10 @@ def _predict(session: Session, request: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _by_tensor(session: Session, request: Mapping[str, Any]) -> list[tuple[str, Array]]:
-    given = {**(request.get("expressions") or {}), **(request.get("inputs") or {})}
+    inputs = request.get("inputs") or {}
+    if request.get("instances") is not None or not isinstance(inputs, dict) or set(inputs) == {"b64"}:
+        raise InvalidRequestError("name the inputs by their tensors: with --fetch no signature says what they are")
+    given = {**(request.get("expressions") or {}), **inputs}
     specs = {}
     for name in given:
         tensor = name if ":" in name else f"{name}:0"
@@ -119,7 +130,7 @@ def _inputs(session: Session, request: Mapping[str, Any], specs: Mapping[str, Te
     for name, text in (request.get("expressions") or {}).items():
         values[name] = _expression(name, text, _spec(name, specs))
     for name, value in _given(request, specs).items():
-        values[name] = _typed(name, _from_json(value), _spec(name, specs))
+        values[name] = _typed(name, _from_json(name, value), _spec(name, specs))
     return values
 
 
@@ -151,19 +162,28 @@ def _only(specs: Mapping[str, TensorSpec]) -> str:
     return next(iter(specs))
 
 
-def _from_json(value: Any) -> Array:
-    import base64
-
-    def decoded(item: Any) -> Any:
-        if isinstance(item, list):
-            return [decoded(each) for each in item]
-        return base64.b64decode(item["b64"]) if isinstance(item, dict) and "b64" in item else item
-
+def _from_json(name: str, value: Any) -> Array:
     try:
-        array = np.array(decoded(value))
+        decoded = _decoded_strings(name, value, 0)
+        return as_exact(decoded, as_array(decoded))
+    except UnfitError as error:
+        raise InvalidRequestError(f"input {name!r} {error}") from error
+
+
+def _decoded_strings(name: str, item: Any, depth: int) -> Any:
+    if depth > _MAX_DEPTH:
+        raise InvalidRequestError(f"input {name!r} is nested more than {_MAX_DEPTH} deep")
+    if isinstance(item, list):
+        return [_decoded_strings(name, each, depth + 1) for each in item]
+    if not isinstance(item, dict):
+        return item
+    text = item.get("b64")
+    if not isinstance(text, str) or len(item) > 1:
+        raise InvalidRequestError(f'input {name!r} has {json.dumps(item)[:80]}, which is not {{"b64": TEXT}}')
+    try:
+        return base64.b64decode(text, validate=True)
     except ValueError as error:
-        raise InvalidRequestError("an input is ragged: its lists differ in length") from error
-    return np.array(decoded(value), dtype=object) if array.dtype.kind in "US" else array
+        raise InvalidRequestError(f"input {name!r} has {text[:80]!r}, which is no base64: {error}") from error
 
 
 def _expression(name: str, text: str, spec: TensorSpec) -> Array:
@@ -182,8 +202,8 @@ def _expression(name: str, text: str, spec: TensorSpec) -> Array:
         return _image(data, file, spec)
     if file.suffix == ".json":
         try:
-            return _typed(name, _from_json(json.loads(data)), spec)
-        except ValueError as error:
+            return _typed(name, _from_json(name, json.loads(data)), spec)
+        except (ValueError, RecursionError) as error:
             raise InvalidRequestError(f"{file} is not JSON: {error}") from error
     raise InvalidRequestError(f"{file} is neither .npy, .npz, .json nor an image ({', '.join(_IMAGES)})")
 
@@ -225,25 +245,24 @@ def _decoded(data: bytes, channels: int) -> Array:
 
 def _typed(name: str, value: Array, spec: TensorSpec) -> Array:
     """`value` as the input's type, refused where that would change it."""
-    if spec.dtype == "string":
-        if value.dtype.kind not in "OSU":
-            raise InvalidRequestError(f"input {name!r} is string, and the value is {value.dtype}")
-        return value.astype(object)
-    dtype = BY_NAME.get(spec.dtype)
-    if dtype is None or dtype.number == STRING or dtype.numpy.names is not None:
-        raise InvalidRequestError(f"input {name!r} is {spec.dtype}, which cannot be given here")
-    if value.dtype.kind in "OSU":
-        raise InvalidRequestError(f"input {name!r} is {spec.dtype}, and the value is text")
-    if not value.size:
-        return value.astype(dtype.numpy)
-    integers = dtype.numpy.kind in "iu"
-    if integers and value.dtype.kind == "f" and not np.array_equal(value, np.floor(value)):
-        raise InvalidRequestError(f"input {name!r} is {spec.dtype}, and {value.ravel()[0]:g} is no whole number")
-    if integers:
-        limits = np.iinfo(dtype.numpy)
-        if value.min() < limits.min or value.max() > limits.max:
-            raise InvalidRequestError(f"input {name!r} is {spec.dtype}, which cannot hold {value.max()}")
-    return value.astype(dtype.numpy)
+    try:
+        if spec.dtype == "string":
+            return _strings(value)
+        dtype = BY_NAME.get(spec.dtype)
+        if dtype is None or dtype.number == STRING or dtype.numpy.names is not None:
+            raise InvalidRequestError(f"input {name!r} is {spec.dtype}, which cannot be given here")
+        return cast(value, dtype.numpy)
+    except UnfitError as error:
+        raise InvalidRequestError(f"input {name!r} {error}") from error
+
+
+def _strings(value: Array) -> Array:
+    if value.dtype.kind not in "OSU" and value.size:
+        raise UnfitError(f"is string, and the value is {value.dtype}")
+    texts = as_texts(value.astype(object))
+    flat = np.empty(len(texts), dtype=object)
+    flat[:] = [item if isinstance(item, bytes) else as_utf8(item) for item in texts]
+    return flat.reshape(value.shape)
 
 
 def _columns(outputs: Mapping[str, Array]) -> Any:
@@ -265,7 +284,7 @@ def _shapes(outputs: Mapping[str, Array]) -> dict[str, list[int]]:
 
 
 def _save(file: Path, outputs: Mapping[str, Array]) -> None:
-    plain = {name: np.array(value, dtype="S") if value.dtype.kind == "O" else value for name, value in outputs.items()}
+    plain = {name: _plain(file, name, value) for name, value in outputs.items()}
     try:
         if file.suffix == ".npy" and len(plain) == 1:
             np.save(file, next(iter(plain.values())))
@@ -276,6 +295,15 @@ def _save(file: Path, outputs: Mapping[str, Array]) -> None:
             raise InvalidRequestError(f"--save {file} is neither .npz nor, for one output, .npy")
     except OSError as error:
         raise InvalidRequestError(f"cannot write {file}: {error.strerror}") from error
+
+
+def _plain(file: Path, name: str, value: Array) -> Array:
+    """Strings as bytes of one length, since others are pickled; NumPy fills them up with NUL bytes."""
+    if value.dtype.kind != "O":
+        return value
+    if any(item.endswith(b"\0") for item in value.ravel().tolist()):
+        raise InvalidRequestError(f"the output {name!r} has bytes that end in NUL, which {file} cannot hold")
+    return np.array(value, dtype="S")
 
 
 def _compare(session: Session, request: Mapping[str, Any]) -> dict[str, Any]:
