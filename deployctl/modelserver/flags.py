@@ -5,13 +5,16 @@ An unknown flag is an error here; TensorFlow Serving prints its usage and goes o
 
 from __future__ import annotations
 
+import math
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import Field, dataclass, field, fields, replace
 from typing import Any
 
 from deployctl.errors import UsageError
 
+_INTEGER = re.compile("-?[0-9]{1,10}")
 _TRUE = ("true", "t", "1", "yes", "y")
 _FALSE = ("false", "f", "0", "no", "n")
 
@@ -125,6 +128,7 @@ def parse_flags(arguments: Sequence[str]) -> Flags:
             text = left.pop(0)
         values[name] = _value(item, text)
     flags = Flags(**values)
+    channel_arguments(flags.grpc_channel_arguments)
     return replace(flags, host=flags.host.removeprefix("[").removesuffix("]"))
 
 
@@ -138,13 +142,19 @@ def usage() -> str:
 
 
 def channel_arguments(text: str) -> tuple[tuple[str, int | str], ...]:
-    """Reads `key=value,key=value`; values that are int32 become numbers."""
+    """Reads `key=value,key=value`; values that are int32 become numbers.
+
+    Raises:
+        UsageError: an item has no "=".
+    """
     pairs = []
     for item in filter(None, text.split(",")):
         key, separator, value = item.partition("=")
         if not separator:
-            raise UsageError(f"--grpc_channel_arguments: {item!r} is not key=value")
-        is_number = value.removeprefix("-").isdigit() and -(2**31) <= int(value) < 2**31
+            raise UsageError(
+                f"--grpc_channel_arguments: {item!r} is not key=value", hint="deployctl-model-server --help"
+            )
+        is_number = _INTEGER.fullmatch(value) and -(2**31) <= int(value) < 2**31
         pairs.append((key, int(value) if is_number else value))
     return tuple(pairs)
 
@@ -154,13 +164,20 @@ def _default(item: Field[Any]) -> Any:
 
 
 def _value(item: Field[Any], text: str) -> Any:
-    readers: Mapping[Any, Any] = {"int": int, "float": float, "str": str, "bool": _boolean}
+    readers: Mapping[Any, Any] = {"int": int, "float": _float, "str": str, "bool": _boolean}
     try:
         return readers[item.type](text)
     except ValueError:
         raise UsageError(
             f"--{item.name}: {text!r} is not of type {item.type}", hint="deployctl-model-server --help"
         ) from None
+
+
+def _float(text: str) -> float:
+    number = float(text)
+    if math.isnan(number):
+        raise ValueError(text)
+    return number
 
 
 def _boolean(text: str) -> bool:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
+import os
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -66,7 +68,7 @@ class GrpcServer:
         """Listens and serves.
 
         Raises:
-            StatusError: a port or socket is taken.
+            StatusError: a port or socket is taken, or the key or certificate is none.
         """
         self._stopped = threading.Event()
         handlers: list[grpc.GenericRpcHandler] = [
@@ -107,10 +109,39 @@ def _listen(server: grpc.Server, address: str, tls: TlsOptions | None) -> None:
     try:
         listen = server.add_insecure_port if tls is None else partial(_listen_with_tls, server, tls)
         bound = listen(address)
-    except RuntimeError as error:
-        raise StatusError(Code.UNAVAILABLE, f"Cannot listen for gRPC on {address}: {error}") from error
+    except (RuntimeError, ValueError) as error:
+        raise _refusal(address, tls, f": {error}") from error
     if not bound:
-        raise StatusError(Code.UNAVAILABLE, f"Cannot listen for gRPC on {address}")
+        raise _refusal(address, tls, "")
+
+
+def _refusal(address: str, tls: TlsOptions | None, reason: str) -> StatusError:
+    """Why nothing listens on `address`: gRPC says the same of a taken port and of a bad certificate."""
+    problem = None if tls is None else _problem_of(tls)
+    if problem is not None:
+        return StatusError(Code.INVALID_ARGUMENT, f"server_key and server_cert do not make a TLS server: {problem}")
+    return StatusError(Code.UNAVAILABLE, f"Cannot listen for gRPC on {address}{reason}")
+
+
+def _problem_of(tls: TlsOptions) -> str | None:
+    import ssl
+
+    # OpenSSL reads only files; the key is to be in none that others can open.
+    with _memory_file(tls.server_cert) as certificate, _memory_file(tls.server_key) as key:
+        try:
+            ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(certificate, key, password="")
+        except (ssl.SSLError, ValueError) as error:
+            return getattr(error, "reason", None) or str(error)
+    return None
+
+
+@contextmanager
+def _memory_file(text: str) -> Iterator[str]:
+    """Gives the path of a file in memory that holds `text`, which only this process can open."""
+    with os.fdopen(os.memfd_create("pem"), "wb") as file:
+        file.write(text.encode())
+        file.flush()
+        yield f"/proc/self/fd/{file.fileno()}"
 
 
 def _listen_with_tls(server: grpc.Server, tls: TlsOptions, address: str) -> int:

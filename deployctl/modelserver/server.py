@@ -26,6 +26,9 @@ logger = logging.getLogger(__name__)
 # No tensor of a request can be larger than a protobuf message; JSON of that size would take gigabytes to parse.
 _MAX_BODY_BYTES = 1 << 30
 
+# The system's timers take no infinity; ten days are as good.
+_LONGEST_DRAIN_S = 10.0 * 24 * 3600
+
 
 class ModelServer:
     """Loads when it is made, serves from `listen` until `drain`.
@@ -76,6 +79,7 @@ class ModelServer:
 
     def drain(self, timeout_s: float) -> None:
         """Takes no more requests, lets those in flight finish for `timeout_s`, and unloads."""
+        timeout_s = min(timeout_s, _LONGEST_DRAIN_S)
         deadline = time.monotonic() + timeout_s
         if self._poller is not None:
             self._poller.stop()
@@ -207,6 +211,8 @@ def _tls(path: str) -> TlsOptions | None:
     from deployctl.protos.serving_pb2 import SSLConfig
 
     config = read_text_proto(path, SSLConfig())
+    if config.client_verify and not config.custom_ca:
+        raise _invalid(f"{path} has client_verify without custom_ca, which clients would be verified by")
     return TlsOptions(config.server_key, config.server_cert, config.custom_ca, config.client_verify)
 
 

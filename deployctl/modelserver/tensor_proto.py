@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 # A short list is repeated up to the shape's size, which the sender chooses: bounded, so that a request of a few
 # bytes cannot take all memory. A protobuf message cannot be larger than this either.
 _MAX_BYTES = 2**31 - 1
+# NumPy's own limit; TensorFlow's is 254.
+_MAX_DIMENSIONS = 64
 _FIELD_NUMBERS = {
     "float_val": 5,
     "double_val": 6,
@@ -49,8 +51,8 @@ def decode(proto: TensorProto) -> Tensor:
     A list shorter than the shape repeats its last value; a longer one is cut; an empty one means zeros or "".
 
     Raises:
-        TensorProtoError: the type cannot be carried, the shape is unknown or negative, or the content is of
-            another size.
+        TensorProtoError: the type cannot be carried, the shape is unknown, negative or of too many dimensions, or
+            the content is of another size.
     """
     dtype = BY_NUMBER.get(proto.dtype)
     if dtype is None:
@@ -58,6 +60,8 @@ def decode(proto: TensorProto) -> Tensor:
     if proto.tensor_shape.unknown_rank:
         raise TensorProtoError("the rank is unknown")
     shape = tuple(dim.size for dim in proto.tensor_shape.dim)
+    if len(shape) > _MAX_DIMENSIONS:
+        raise TensorProtoError(f"it has {len(shape)} dimensions")
     count = math.prod(shape)
     if any(size < 0 for size in shape) or count * (dtype.numpy.itemsize or 1) > _MAX_BYTES:
         raise TensorProtoError(f"the shape {list(shape)} is not valid")

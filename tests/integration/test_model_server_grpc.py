@@ -220,6 +220,13 @@ def predict(client: ServingClient, *arguments: Any, **spec: Any) -> Any:
     return lambda: client.predict(*arguments, **spec)
 
 
+def of_dimensions(client: ServingClient, count: int) -> Any:
+    request = client.predict_request("two", {"x": [1.0]})
+    for _ in range(count - 1):
+        request.inputs["x"].tensor_shape.dim.add(size=1)
+    return request
+
+
 REFUSALS: list[tuple[str, Any, grpc.StatusCode, str]] = [
     ("unknown model", lambda c: c.predict("none", {}), grpc.StatusCode.NOT_FOUND,
      "Servable not found for request: Latest(none)"),
@@ -246,6 +253,8 @@ REFUSALS: list[tuple[str, Any, grpc.StatusCode, str]] = [
      grpc.StatusCode.INVALID_ARGUMENT, "duplicate output tensor alias: y"),
     ("wrong type", lambda c: c.predict("two", {"x": np.array([1])}), grpc.StatusCode.INVALID_ARGUMENT,
      "Expects arg[0] to be float but int64 is provided"),
+    ("too many dimensions", lambda c: c.prediction.Predict(of_dimensions(c, 65), timeout=10),
+     grpc.StatusCode.INVALID_ARGUMENT, "tensor parsing error: x"),
     ("classify by predict", lambda c: c.classify("two", c.examples([{"x": 1.0}])), grpc.StatusCode.FAILED_PRECONDITION,
      f"No classification inputs found in SignatureDef: method_name: {PREDICT} inputs: ['x'] outputs: ['y']"),
     ("regress by classify", lambda c: c.regress("two", c.examples([{"x": 1.0}]), signature="classify_x_to_y"),

@@ -429,6 +429,52 @@ def test_an_unknown_flag_is_an_error(model_servers: ModelServers) -> None:
     assert "unknown argument: --model_bas_path=/a" in server.log_text()
 
 
+def test_a_channel_argument_without_a_value_is_an_error_before_anything_starts(model_servers: ModelServers) -> None:
+    server = model_servers.launch("--grpc_channel_arguments=foo", "--model_base_path=/none/such")
+
+    assert server.wait_ended() == 2
+    assert "'foo' is not key=value" in server.log_text()
+    assert "Traceback" not in server.log_text()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('client_verify: true server_key: "k" server_cert: "c"', "has client_verify without custom_ca"),
+        ('server_key: "k" server_cert: "c"', "server_key and server_cert do not make a TLS server: "),
+        ("", "server_key and server_cert do not make a TLS server: "),
+    ],
+)
+def test_certificates_that_cannot_be_used_fail_the_start(
+    model_servers: ModelServers, repository: Repository, tmp_path: Path, text: str, message: str
+) -> None:
+    repository.publish(1)
+    config = tmp_path / "ssl.config"
+    config.write_text(text)
+
+    status, log = started_with(
+        model_servers, f"--ssl_config_file={config}", "--model_name=m", f"--model_base_path={repository.path()}"
+    )
+
+    assert status == 255
+    assert "Failed to start server. Error: INVALID_ARGUMENT: " in log
+    assert message in log
+    assert "Traceback" not in log
+
+
+@pytest.mark.parametrize("seconds", ["inf", "1e300"])
+def test_a_drain_may_take_for_ever(model_servers: ModelServers, repository: Repository, seconds: str) -> None:
+    repository.publish(1)
+    server = model_servers.start(
+        f"--drain_timeout={seconds}", "--model_name=m", f"--model_base_path={repository.path()}"
+    )
+
+    server.terminate()
+
+    assert server.wait_ended() == 0
+    assert "Traceback" not in server.log_text()
+
+
 def test_sigterm_finishes_requests_in_flight_and_exits_0(
     repository: Repository, model_servers: ModelServers, tmp_path: Path
 ) -> None:

@@ -71,7 +71,7 @@ def test_every_flag_of_tensorflow_serving_has_its_default_and_there_are_three_of
 @pytest.mark.parametrize("name", UPSTREAM)
 def test_every_flag_of_tensorflow_serving_is_accepted_with_a_value(name: str) -> None:
     default = UPSTREAM[name]
-    given: Any = not default if isinstance(default, bool) else "7" if isinstance(default, str) else 7
+    given: Any = not default if isinstance(default, bool) else "a=7" if isinstance(default, str) else 7
 
     assert getattr(parse_flags([f"--{name}={str(given).lower()}"]), name) == given
 
@@ -90,6 +90,8 @@ def test_an_ipv6_host_is_in_brackets_before_its_port(host: str, address: str) ->
         (["--port"], "--port needs a value"),
         (["--port=x"], "--port: 'x' is not of type int"),
         (["--enable_batching=maybe"], "--enable_batching: 'maybe' is not of type bool"),
+        (["--drain_timeout=nan"], "--drain_timeout: 'nan' is not of type float"),
+        (["--grpc_channel_arguments=a=1,foo"], "--grpc_channel_arguments: 'foo' is not key=value"),
         (["--enable_batching", "true"], "unknown argument: true"),
     ],
 )
@@ -98,6 +100,7 @@ def test_refuses(words: list[str], message: str) -> None:
         parse_flags(words)
 
     assert str(raised.value) == message
+    assert raised.value.hint == "deployctl-model-server --help"
 
 
 def test_flags_that_change_nothing_here_are_named() -> None:
@@ -107,12 +110,13 @@ def test_flags_that_change_nothing_here_are_named() -> None:
 
 
 def test_channel_arguments_are_numbers_or_text() -> None:
-    text = "grpc.max_connection_age_ms=2000,grpc.lb_policy_name=grpclb,big=99999999999"
+    text = "grpc.max_connection_age_ms=2000,grpc.lb_policy_name=grpclb,big=99999999999,odd=\u00b2"
 
     assert channel_arguments(text) == (
         ("grpc.max_connection_age_ms", 2000),
         ("grpc.lb_policy_name", "grpclb"),
         ("big", "99999999999"),
+        ("odd", "\u00b2"),
     )
 
 
