@@ -104,11 +104,11 @@ def _write_values(source: Source, name: str, output: Output) -> None:
 
 def _value(source: Source, name: str) -> tuple[TensorSpec, Any]:
     from deployctl.savedmodel.checkpoint import read_checkpoint
-    from deployctl.savedmodel.frozen import constant_bytes
+    from deployctl.savedmodel.frozen import constant
     from deployctl.savedmodel.source import SourceKind
 
     if source.kind is SourceKind.FROZEN_GRAPH:
-        found = constant_bytes(source.path, name)
+        found = constant(source.path, name)
         if found is None:
             raise NotFoundError(
                 f"{source.path} has no constant {name!r}", hint=f"deployctl inspect {source.path} --variables"

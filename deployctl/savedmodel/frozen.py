@@ -12,6 +12,7 @@ from google.protobuf.message import DecodeError
 from deployctl.domain.saved_model import TensorSpec
 from deployctl.errors import MalformedGraphError
 from deployctl.protos.saved_model_pb2 import NodeDef, VersionDef
+from deployctl.protos.tensor_pb2 import TensorProto
 from deployctl.savedmodel import wire
 from deployctl.savedmodel.dtypes import dtype_name, shape_of
 from deployctl.savedmodel.source import content
@@ -99,8 +100,12 @@ def read_frozen(path: Path) -> FrozenGraph:
             ) from error
 
 
-def constant_bytes(path: Path, name: str) -> tuple[TensorSpec, bytes] | None:
-    """Returns the Const `name` of the graph in `path`: its spec and its TensorProto's bytes; None without one.
+def constant(path: Path, name: str) -> tuple[TensorSpec, TensorProto] | None:
+    """Returns the Const `name` of the graph in `path`, its spec and its values; None without one.
+
+    Args:
+        path: of the frozen graph.
+        name: of the node; ":0" may follow.
 
     Raises:
         MalformedGraphError: as `read_frozen`.
@@ -109,11 +114,11 @@ def constant_bytes(path: Path, name: str) -> tuple[TensorSpec, bytes] | None:
         try:
             for node in _nodes(wire.Walker(data), 0, len(data), _NODE):
                 if node.name == name.partition(":")[0] and node.op == "Const":
-                    tensor = NodeDef.FromString(bytes(data[node.start : node.stop])).attr["value"].tensor
-                    spec = TensorSpec(dtype_name(tensor.dtype), shape_of(tensor.tensor_shape), f"{node.name}:0")
-                    return spec, tensor.SerializeToString()
+                    return _constant(data, node), _parsed(data, node).attr["value"].tensor
         except (wire.WireError, DecodeError, UnicodeDecodeError) as error:
-            raise MalformedGraphError(str(path), f"is not a whole GraphDef: {error}") from error
+            raise MalformedGraphError(
+                str(path), f"is not a whole GraphDef: {error}", hint=f"sha256sum {path}"
+            ) from error
     return None
 
 
