@@ -120,7 +120,8 @@ def _examples(arrays: Mapping[str, Any]) -> Any:
     count = len(next(iter(arrays.values())))
     examples = np.empty(count, dtype=object)
     for row in range(count):
-        features = {name: _feature(array[row]) for name, array in arrays.items()}
+        # A slice stays an array, and strings bytes of any kind, where each example has but one.
+        features = {name: _feature(array[row : row + 1]) for name, array in arrays.items()}
         examples[row] = tf.train.Example(features=tf.train.Features(feature=features)).SerializeToString(
             deterministic=True
         )
@@ -128,10 +129,10 @@ def _examples(arrays: Mapping[str, Any]) -> Any:
 
 
 def _feature(value: Any) -> Any:
-    flat = np.ravel(value).tolist()
-    if np.asarray(value).dtype.kind == "O":
+    flat = value.ravel().tolist()
+    if value.dtype.kind == "O":
         return tf.train.Feature(bytes_list=tf.train.BytesList(value=flat))
-    if np.asarray(value).dtype.kind in "iub":
+    if value.dtype.kind in "iub":
         return tf.train.Feature(int64_list=tf.train.Int64List(value=[int(each) for each in flat]))
     return tf.train.Feature(float_list=tf.train.FloatList(value=flat))
 

@@ -54,10 +54,11 @@ def labels_back(part: Part, labels: Path, output: str | None) -> Part:
     """Returns `part` with an output more, "OUTPUT_label": the label of the highest score.
 
     Raises:
-        ConversionError: it is not clear which output has the scores, or the names clash.
+        ConversionError: it is not clear which output has the scores, the names clash, or there are not as many labels
+            as classes.
     """
-    names = read_labels(labels)
     scores = scores_output(part, output)
+    names = labels_for(part, scores, labels)
     added = f"{scores}_label"
     if added in part.outputs:
         raise ConversionError(f"there is an output {added!r} already", kind="usage")
@@ -70,9 +71,13 @@ def labels_back(part: Part, labels: Path, output: str | None) -> Part:
 
 
 def classify(part: Part, labels: Path | None, output: str | None) -> Part:
-    """Returns a Classify signature over tf.Example: "scores", and "classes" where there are labels."""
-    names = read_labels(labels) if labels is not None else None
+    """Returns a Classify signature over tf.Example: "scores", and "classes" where there are labels.
+
+    Raises:
+        ConversionError: it is not clear which output has the scores, or there are not as many labels as classes.
+    """
     scores = scores_output(part, output)
+    names = labels_for(part, scores, labels) if labels is not None else None
 
     def after(values: Tensors) -> dict[str, Any]:
         rows = tf.cast(values[scores], tf.float32)
@@ -86,8 +91,20 @@ def classify(part: Part, labels: Path | None, output: str | None) -> Part:
 
 
 def regress(part: Part, output: str | None) -> Part:
-    """Returns a Regress signature over tf.Example: "outputs", one number each."""
+    """Returns a Regress signature over tf.Example: "outputs", one number each.
+
+    Raises:
+        ConversionError: it is not clear which output has the number, or it has several for each example.
+    """
     value = scores_output(part, output)
+    shape = _shape(part, value)
+    # The server refuses any other answer (tensorflow_serving/servables/tensorflow/regressor.cc).
+    if shape.rank == 0 or any(size not in (1, None) for size in (shape[1:] if shape.rank else ())):
+        raise ConversionError(
+            f"the output {value!r} has shape {shape}, and --regress takes one number for each example; use --classify, "
+            "or another output with --scores",
+            kind="usage",
+        )
 
     def after(values: Tensors) -> dict[str, Any]:
         return {"outputs": tf.reshape(tf.cast(values[value], tf.float32), [-1, 1])}
@@ -95,16 +112,35 @@ def regress(part: Part, output: str | None) -> Part:
     return replace(_over_examples(part, ("outputs",), after), method=REGRESS_METHOD)
 
 
-def read_labels(file: Path) -> list[str]:
-    """Returns the labels in `file`, one a line.
+def labels_for(part: Part, scores: str, file: Path) -> list[str]:
+    """Returns the labels in `file`, one a line, for the classes of the output `scores`.
+
+    A byte order mark before the first is left out.
 
     Raises:
-        ConversionError: it cannot be read.
+        ConversionError: it cannot be read, or has not as many as there are classes.
     """
     try:
-        return file.read_text(encoding="utf-8").splitlines()
+        names = file.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise ConversionError(f"cannot read the labels {file}: {error}", kind="usage") from error
+    shape = _shape(part, scores)
+    if shape.rank == 0 or (shape.rank == 1 and shape[0] is None):
+        raise ConversionError(f"the output {scores!r} has shape {shape}, and no classes for --labels", kind="usage")
+    classes = shape[-1] if shape.rank else None
+    if len(names) != classes and (classes is not None or not names):
+        wanted = f"{classes} classes" if classes is not None else "classes that need some"
+        raise ConversionError(
+            f"{file} has {len(names)} labels, and the output {scores!r} has {wanted}",
+            kind="usage",
+            hint=f"wc -l {file}",
+        )
+    return names
+
+
+def _shape(part: Part, output: str) -> Any:
+    """The shape of an output as far as the graph says it."""
+    return part.traced().structured_outputs[output].shape
 
 
 def scores_output(part: Part, output: str | None) -> str:

@@ -305,20 +305,23 @@ def test_d2_the_old_version_is_kept_until_the_new_one_serves_or_is_let_go_before
 
 
 def test_d3_classify_regress_and_predict_are_all_called(place: Place) -> None:
-    more = ("--classify", "--regress", "--labels", place.source("labels.txt"))
+    more = ("--classify", "--labels", place.source("labels.txt"))
     place.served("digits", "keras", place.source("digits.keras"), *more)
+    place.served("bright", "keras", place.source("bright.keras"), "--regress")
 
     pixels = [0.5] * 64
     predicted = place.rest.predict("digits", {"picture": np.reshape(pixels, (1, 8, 8, 1))}, label="stable")
-    classified = verb(place, "classify", pixels)["results"][0]
+    classified = verb(place, "digits", "classify", pixels)["results"][0]
+    brightness = place.rest.predict("bright", {"picture": np.reshape(pixels, (1, 8, 8, 1))}, label="stable")
     assert [label for label, _ in classified] == ["zero", "one", "two"]
     assert [score for _, score in classified] == pytest.approx(predicted["scores"][0], rel=1e-4)
     assert predicted["scores_label"].tolist() == [max(classified, key=lambda pair: pair[1])[0].encode()]
+    assert verb(place, "bright", "regress", pixels)["results"] == pytest.approx(brightness["brightness"][0], rel=1e-4)
 
 
-def verb(place: Place, name: str, pixels: list[float]) -> dict[str, Any]:
+def verb(place: Place, model: str, name: str, pixels: list[float]) -> dict[str, Any]:
     body = json.dumps({"signature_name": name, "examples": [{"picture": pixels}]}).encode()
-    request = urllib.request.Request(f"{place.rest_url}/v1/models/digits/labels/stable:{name}", body)
+    request = urllib.request.Request(f"{place.rest_url}/v1/models/{model}/labels/stable:{name}", body)
     with urllib.request.urlopen(request, timeout=30) as response:
         document: dict[str, Any] = json.load(response)
     return document

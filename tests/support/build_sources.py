@@ -103,13 +103,15 @@ def in_a_row(folder: Path) -> None:
 
 
 def digits(folder: Path) -> None:
-    """Pictures [batch, 8, 8, 1] with values 0 to 1 in; three scores out."""
+    """Pictures [batch, 8, 8, 1] with values 0 to 1 in; three scores out, or one number each: how bright they are."""
     import keras
 
     keras.utils.set_random_seed(3)
     picture = keras.Input((8, 8, 1), name="picture")
     scores = keras.layers.Dense(3, activation="softmax", name="scores")(keras.layers.Flatten()(picture))
     keras.Model(picture, scores, name="digits").save(folder / "digits.keras")
+    bright = keras.layers.Dense(1, name="brightness")(keras.layers.Flatten()(picture))
+    keras.Model(picture, bright, name="bright").save(folder / "bright.keras")
     (folder / "labels.txt").write_text("zero\none\ntwo\n")
 
 

@@ -115,15 +115,31 @@ def test_pictures_come_as_files_and_the_label_goes_out(kept_child: KeptChild, so
 
 def test_classify_and_regress_are_over_examples(kept_child: KeptChild, sources: Path, tmp_path: Path) -> None:
     labels = str(sources / "labels.txt")
-    kept_child.convert(tmp_path / "out", sources / "digits.keras", classify=True, regress=True, labels=labels)
+    kept_child.convert(tmp_path / "digits", sources / "digits.keras", classify=True, labels=labels)
+    kept_child.convert(tmp_path / "bright", sources / "bright.keras", regress=True)
 
-    signatures = declared(tmp_path / "out").signatures
-    methods = {key: signatures[key].method for key in ("serving_default", "classify", "regress")}
-    assert methods == {
-        "serving_default": PREDICT_METHOD,
-        "classify": CLASSIFY_METHOD,
-        "regress": REGRESS_METHOD,
-    }
+    classifying, regressing = (declared(tmp_path / name).signatures for name in ("digits", "bright"))
+    assert classifying["classify"].method == CLASSIFY_METHOD
+    assert regressing["regress"].method == REGRESS_METHOD
+    assert {each["serving_default"].method for each in (classifying, regressing)} == {PREDICT_METHOD}
+
+
+def test_examples_may_hold_a_picture_each(kept_child: KeptChild, sources: Path, tmp_path: Path) -> None:
+    steps = {"images": {"picture": ""}, "classify": True}
+    converted = kept_child.convert(tmp_path / "out", sources / "digits.keras", **steps)
+
+    assert [each.signature for each in converted.differences] == ["serving_default", "classify"]
+    assert largest(converted) < 1e-5
+
+
+def test_a_byte_order_mark_is_no_part_of_the_first_label(kept_child: KeptChild, sources: Path, tmp_path: Path) -> None:
+    labels = tmp_path / "labels.txt"
+    labels.write_text("zero\none\ntwo\n", encoding="utf-8-sig")
+    kept_child.convert(tmp_path / "out", sources / "digits.keras", classify=True, labels=str(labels))
+
+    records = (tmp_path / "out" / OWN_GOLDEN_PATH).read_text().splitlines()
+    (classes,) = (each["outputs"]["classes"] for each in map(json.loads, records) if each["signature"] == "classify")
+    assert classes == [["zero", "one", "two"]] * 3
 
 
 def test_the_upstream_checkpoint_is_converted(kept_child: KeptChild, tmp_path: Path) -> None:

@@ -35,6 +35,7 @@ pytestmark = [pytest.mark.tensorflow, pytest.mark.xdist_group("convert")]
         (["planet.h5"], {"rename_outputs": {"weather": "ground"}}, "two outputs would have the name 'ground'"),
         (["planet.h5"], {"classify": True}, "name the output that has the scores with --scores"),
         (["planet.h5"], {"images": {"nothing": ""}}, "--decode-image has to name one of input_image"),
+        (["digits.keras"], {"regress": True}, "'scores' has shape (None, 3), and --regress takes one number for each"),
         (["ids.keras"], {"sample": {"nothing": "1"}}, "--sample 'nothing' is no input"),
         (["lookup.keras"], {"result": Result.GRAPH}, "a frozen graph cannot hold the tables of this model"),
         (["in_a_row.h5"], {"result": Result.TFLITE}, "a fixed number of rows, --batch 1, may help"),
@@ -50,6 +51,20 @@ def test_what_cannot_be_converted_is_refused(
     assert "\n" not in str(refused.value)
     assert list(tmp_path.iterdir()) == []
     assert not (sources / "exploded").exists()
+
+
+@pytest.mark.parametrize("step", [{}, {"classify": True}])
+@pytest.mark.parametrize(("labels", "count"), [("zero\none\n", 2), ("0\n1\n2\n3\n", 4), ("", 0)])
+def test_as_many_labels_as_classes_are_wanted(
+    kept_child: KeptChild, sources: Path, tmp_path: Path, labels: str, count: int, step: dict[str, Any]
+) -> None:
+    file = tmp_path / "labels.txt"
+    file.write_text(labels)
+
+    with pytest.raises(UsageError, match=f"has {count} labels, and the output 'scores' has 3 classes"):
+        kept_child.convert(tmp_path / "out", sources / "digits.keras", labels=str(file), **step)
+
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_result_beyond_tolerance_is_refused(kept_child: KeptChild, sources: Path, tmp_path: Path) -> None:
