@@ -17,7 +17,7 @@ from deployctl.convert.request import ConversionRequest, Result
 from deployctl.convert.samples import samples
 from deployctl.domain.saved_model import CLASSIFY_METHOD, DEFAULT_SIGNATURE, PREDICT_METHOD, REGRESS_METHOD
 from deployctl.errors import ConversionError
-from deployctl.modelserver.dtypes import dtype_of
+from deployctl.modelserver.dtypes import BY_NAME, dtype_of
 from deployctl.modelserver.packed import pack, to_json
 
 # A recorded request is replayed at promotion and read by people; one of an image of 250 x 250 pixels is 2 MB of text.
@@ -140,14 +140,26 @@ def _feature(value: Any) -> Any:
 def record(file: Path, calls: Sequence[Call]) -> int:
     """Writes the calls as the version's golden requests, one JSON object a line; returns how many.
 
-    Values are as in the REST API's column format. Calls too large to be read or replayed are left out.
+    Values are as in the REST API's column format. Calls too large to be read or replayed are left out, and those with
+    types that JSON has no numbers for.
     """
-    kept = [call for call in calls if call.elements <= _MAX_RECORDED_ELEMENTS]
+    kept = [call for call in calls if call.elements <= _MAX_RECORDED_ELEMENTS and _has_json(call)]
     if kept:
         file.parent.mkdir(parents=True, exist_ok=True)
         lines = [json.dumps(call.document(_as_rest) | {"dtypes": _types(call.outputs)}) for call in kept]
         file.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
     return len(kept)
+
+
+def _has_json(call: Call) -> bool:
+    values = [*call.inputs.values(), *call.outputs.values()]
+    return all(value.dtype.kind in "biufOSU" and _plain(value) is value for value in values)
+
+
+def _plain(value: Any) -> Any:
+    """The array as `modelserver.dtypes` has its type; TensorFlow has types of its own for what NumPy lacks."""
+    known = BY_NAME.get(value.dtype.name)
+    return value.view(known.numpy) if known is not None and known.numpy.names is not None else value
 
 
 def _types(outputs: Mapping[str, Any]) -> dict[str, str]:
@@ -162,7 +174,7 @@ def write_calls(file: Path, calls: Sequence[Call], result: Result) -> None:
     """Writes the calls exactly, for the comparison by `modelserver.local`."""
     documents = []
     for call in calls:
-        document = call.document(lambda _, value: pack(value))
+        document = call.document(lambda _, value: pack(_plain(value)))
         if result is Result.GRAPH:
             document["feeds"] = {name: f"{name}:0" for name in call.inputs}
             document["fetches"] = {name: f"{name}:0" for name in call.outputs}

@@ -149,6 +149,16 @@ def test_the_upstream_checkpoint_is_converted(kept_child: KeptChild, tmp_path: P
     assert kept_child.predicted(tmp_path / "out", {"x": [[2.0]]}) == [[3.0]]
 
 
+def test_types_that_only_tensorflow_has_are_compared_and_not_recorded(
+    kept_child: KeptChild, tensorflow_models: TensorFlowModels, tmp_path: Path
+) -> None:
+    converted = kept_child.convert(tmp_path / "out", tensorflow_models.path("every_dtype"), freeze=True)
+
+    assert {f"out_{name}" for name in ("bfloat16", "complex64")} <= {each.output for each in converted.differences}
+    assert largest(converted) == 0
+    assert converted.recorded == 0
+
+
 @pytest.mark.parametrize("model", ["vocabulary", "several_signatures", "tensorflow_1_text"])
 def test_freezing_keeps_every_signature_and_answer(
     kept_child: KeptChild, tensorflow_models: TensorFlowModels, tmp_path: Path, model: str
