@@ -57,6 +57,7 @@ def inspect(
     """
     from deployctl.savedmodel.source import identify
 
+    _check_alone(values=values, pbtxt=pbtxt, graph=graph, output=output)
     source = identify(path)
     if pbtxt is not None:
         _write_text(source, pbtxt)
@@ -66,6 +67,16 @@ def inspect(
         _write_values(source, values, output)
     else:
         _summary(source)(source, ops=ops, variables=variables, output=output)
+
+
+def _check_alone(*, values: str | None, pbtxt: Path | None, graph: Picture | None, output: Output) -> None:
+    given = [
+        option for option, value in (("--values", values), ("--pbtxt", pbtxt), ("--graph", graph)) if value is not None
+    ]
+    if len(given) > 1:
+        raise UsageError(f"{given[0]} and {given[1]} ask for different things: give one of them")
+    if given and given != ["--values"] and output is not Output.TABLE:
+        raise UsageError(f"{given[0]} has a form of its own, and none for --output {output.value}")
 
 
 def _summary(source: Source) -> Callable[..., None]:

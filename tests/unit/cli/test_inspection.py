@@ -52,3 +52,15 @@ def test_a_constant_that_is_not_there_is_refused(graph: Path) -> None:
 
     assert f"{graph} has no constant 'y'" in stderr
     assert f"hint:  deployctl inspect {graph} --variables" in stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (("--graph", "dot", "-o", "json"), "--graph has a form of its own, and none for --output json"),
+        (("--pbtxt", "-", "-o", "json"), "--pbtxt has a form of its own, and none for --output json"),
+        (("--pbtxt", "-", "--values", "weights"), "--values and --pbtxt ask for different things"),
+    ],
+)
+def test_options_of_which_one_would_be_ignored_are_refused(graph: Path, words: tuple[str, ...], told: str) -> None:
+    assert told in inspected(2, graph, *words)
