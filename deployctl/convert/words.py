@@ -56,12 +56,13 @@ def read_vocabulary(words: Path | None, vectors: Path | None, work: Path, *, unk
 
     Args:
         words: one a line; None where `vectors` is text and names them.
-        vectors: text with "word 0.1 0.2 …" a line (a first line "COUNT SIZE" may be there), or a `.npy` matrix.
+        vectors: text with "word 0.1 0.2 …" a line, blanks or tabs between (a first line "COUNT SIZE" may be there), or
+            a `.npy` matrix.
         work: a directory for what is made, on the file system of the export.
         unknown: the vector of words that are not there: "mean" of all, "zeros", or the word whose vector it is.
 
     Raises:
-        ConversionError: a file is malformed, or the two do not fit.
+        ConversionError: a file is malformed, a number in it is not finite, or the two do not fit.
     """
     listed = work / "vocabulary.txt"
     if vectors is None:
@@ -89,11 +90,13 @@ class _Matrix:
     """A variable whose rows are filled in turn; it is most of the memory, and NumPy only ever has a block of it.
 
     Attributes:
+        file: what the rows are read from.
         count: rows so far.
         sum: of these rows.
     """
 
-    def __init__(self, words: int, size: int) -> None:
+    def __init__(self, file: Path, words: int, size: int) -> None:
+        self.file = file
         self.variable = tf.Variable(tf.zeros([words + _EXTRA_ROWS, size]), trainable=False, name="embedding")
         self.count = 0
         self.sum = np.zeros(size)
@@ -109,8 +112,18 @@ class _Matrix:
             self.flush()
 
     def flush(self) -> None:
-        """Writes what is pending to the variable."""
+        """Writes what is pending to the variable.
+
+        Raises:
+            ConversionError: a number of it is infinite, or none.
+        """
         rows = self._block[: self._pending]
+        finite = np.isfinite(rows).all(axis=1)
+        if not finite.all():
+            row = self.count - self._pending + int(finite.argmin()) + 1
+            raise ConversionError(
+                f"{self.file} has a number that is not finite in the vector of word {row}", kind="usage"
+            )
         self.variable[self.count - self._pending : self.count].assign(rows)
         self.sum += rows.sum(axis=0, dtype=np.float64)
         self._pending = 0
@@ -128,7 +141,7 @@ def _loaded(vectors: Path) -> _Matrix:
         raise ConversionError(f"{vectors} cannot be read as word vectors: {error}", kind="malformed") from error
     if stored.ndim != 2 or stored.dtype.kind not in "fiu":
         raise ConversionError(f"{vectors} is {stored.dtype} {stored.shape}, and no matrix of numbers", kind="usage")
-    matrix = _Matrix(*stored.shape)
+    matrix = _Matrix(vectors, *stored.shape)
     for row in stored:
         matrix.append(row)
     return matrix
@@ -203,7 +216,7 @@ def _parsed(vectors: Path, listed: Path) -> _Matrix:
                 rows, size = rows - 1, int(first[1])
             if size < 1 or rows * size > _MAX_ELEMENTS:
                 raise ConversionError(f"{vectors} does not have a word and its numbers in its lines", kind="malformed")
-            matrix = _Matrix(rows, size)
+            matrix = _Matrix(vectors, rows, size)
             with listed.open("wb") as words:
                 _fill(matrix, size, lines, words, vectors)
             return matrix
@@ -239,9 +252,9 @@ def _fill(matrix: _Matrix, size: int, lines: Iterator[bytes], words: BinaryIO, v
     """Writes the words to a file, and their numbers to the rows of `matrix`."""
     hashes = array("q")
     for line in lines:
-        word, _, numbers = line.partition(b" ")
-        values = np.fromstring(numbers, np.float32, sep=" ")
-        if len(values) != size or not word:
+        word, *numbers = line.split(maxsplit=1)
+        values = np.fromstring(numbers[0] if numbers else b"", np.float32, sep=" ")
+        if len(values) != size:
             where = f"line {matrix.count + 1}, and {size} in the first"
             raise ConversionError(f"{vectors} has {len(values)} numbers in {where}", kind="malformed")
         matrix.append(values)

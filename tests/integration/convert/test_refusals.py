@@ -122,7 +122,9 @@ def test_an_error_of_tensorflow_is_one_sentence(
         ("a 1 2 3 4\na 1 2 3 4\n", "lists a word twice"),
         ("", "cannot be read as word vectors"),
         ("a 1 2\nb 1 2\n", "is float32 (None, 6, 4), and there are vectors of 2 numbers"),
+        ("a 1 2 3 4\nb 1 nan 3 4\n", "vectors.txt has a number that is not finite in the vector of word 2"),
         ("2 4\na 1 2 3 4\nb 1 2 3 4\n", ""),
+        ("a\t1\t2\t3\t4\nb\t1\t2\t3\t4\n", ""),
     ],
 )
 def test_word_vectors_of_another_form_are_refused(
@@ -132,7 +134,7 @@ def test_word_vectors_of_another_form_are_refused(
     file.write_text(text)
     options: dict[str, Any] = {"vectors": str(file), "shared_input": "tokens", "bundle": True}
     if not words:
-        # The first line is the header of word2vec's text format.
+        # A first line may be the header of word2vec's text format.
         kept_child.convert(tmp_path / "out", sources / "contract.keras", **options)
         assert (tmp_path / "out/assets/vocabulary.txt").read_text() == "a\nb\n"
         return
