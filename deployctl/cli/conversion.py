@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -156,14 +157,10 @@ def frozen(
     Several share inputs of one name, and each output says whose it is: PREFIX, or PREFIX_OUTPUT where a graph has
     more. --inputs and --outputs are for all graphs; PREFIX/NAME=TENSOR is for one.
     """
-    names = prefix.split(",") if prefix is not None else [stem(graph) for graph in graphs]
-    if len(names) != len(graphs):
-        raise UsageError(f"--prefix {prefix} names {len(names)} graphs, and there are {len(graphs)}")
-    words = [f"{name}={path}" for name, path in zip(names, graphs, strict=True)]
     convert_and_tell(
         context,
         ending,
-        named_paths(words),
+        _named_graphs(graphs, prefix),
         inputs=renames("--inputs", inputs),
         outputs=renames("--outputs", outputs),
         separate=separate,
@@ -171,6 +168,28 @@ def frozen(
         signature=signature,
         kinds=("frozen_graph",),
     )
+
+
+def _named_graphs(graphs: Sequence[Path], prefix: str | None) -> dict[str, Path]:
+    names = prefix.split(",") if prefix is not None else [stem(graph) for graph in graphs]
+    if len(names) != len(graphs):
+        raise UsageError(f"--prefix {prefix} names {len(names)} graphs, and there are {len(graphs)}")
+    if not all(names):
+        raise UsageError(f"--prefix {prefix!r} holds an empty name")
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        others = ",".join(f"{name}{place}" for place, name in enumerate(names, start=1))
+        raise UsageError(
+            f"two graphs have the name {twice!r}: name them with --prefix",
+            hint=f"deployctl convert frozen {' '.join(map(str, graphs))} --prefix {others}",
+        )
+    named = next((graph for graph in graphs if "=" in str(graph) and not graph.exists()), None)
+    if named is not None:
+        raise UsageError(
+            f"{named} does not exist, and names of graphs are given with --prefix",
+            hint="deployctl convert frozen --help",
+        )
+    return dict(zip(names, graphs, strict=True))
 
 
 @convert_app.command()

@@ -188,11 +188,13 @@ def named_paths(words: Sequence[str]) -> dict[str, Path]:
     """Returns NAME=PATH words by name; a path without a name has its last part without suffix.
 
     Raises:
-        UsageError: two have one name.
+        UsageError: a name or a path is empty, or two have one name.
     """
     found: dict[str, Path] = {}
     for word in words:
         name, equals, text = word.partition("=")
+        if equals and not (name and text):
+            raise UsageError(f"{word!r} is not NAME=PATH")
         path = Path(text if equals else word)
         key = name if equals else stem(path)
         if key in found:

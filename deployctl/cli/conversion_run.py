@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from deployctl.cli.conversion_checks import check_options
 from deployctl.cli.conversion_options import Ending, own, tag_sets
 from deployctl.cli.options import Output, session
 from deployctl.cli.render import size, write, write_json
@@ -55,8 +56,12 @@ def convert_and_tell(
     chosen = Result(result) if result is not None else _result(ending)
     if chosen is not Result.SAVED_MODEL and ending.publish is not None:
         raise UsageError(f"--publish takes a SavedModel, and the result is another: {_NOUNS[chosen.value]}")
+    check_options(ending, models, more)
     if ending.publish is not None:
         parse_model_name(ending.publish)
+        # What cannot be published is told now, and not when all has been converted.
+        with session(context).open():
+            pass
     request = _request(ending, models, chosen, tolerances, kinds, more)
     timeout_s = parse_duration(ending.timeout) if ending.timeout else _TIMEOUT_S
     with _destination(ending, models, chosen) as destination:

@@ -53,6 +53,24 @@ def written(place: Workspace) -> set[str]:
             2,
             "--tags names the MetaGraphs train and serve, and a TFLite file is made of one",
         ),
+        (("keras", "{planet.h5}", "--scale", "0.5"), 2, "--scale 0.5 changes nothing without --decode-image"),
+        (("keras", "{ids.keras}", "--unknown", "zeros"), 2, "--unknown zeros changes nothing without --vectors"),
+        (("keras", "{planet.h5}", "--scores", "x"), 2, "--scores x changes nothing without --labels, --classify or"),
+        (("keras", "{planet.h5}", "--rtol", "nan"), 2, "--rtol nan is no finite number"),
+        (("frozen", "{a.pb}", "--atol", "inf"), 2, "--atol inf is no finite number"),
+        (("keras", "{planet.h5}", "--decode-image", "x", "--scale", "nan"), 2, "--scale nan is no finite number"),
+        (("keras", "{planet.h5}", "--signature", ""), 2, "--signature '' is no name of a signature"),
+        (("keras", "{planet.h5}", "--out", "o\udcff"), 2, "the path 'o\\udcff' is not UTF-8"),
+        (
+            ("frozen", "{a.pb}", "{b.pb}", "--prefix", "a,b", "--outputs", "c/q=mul:0"),
+            2,
+            "--outputs 'c/q' is for none of the models, which are a, b",
+        ),
+        (("frozen", "{a.pb}", "{b.pb}", "--prefix", "a,"), 2, "--prefix 'a,' holds an empty name"),
+        (("frozen", "{a.pb}", "{a.pb}"), 2, "two graphs have the name 'a': name them with --prefix"),
+        (("frozen", "x=a.pb", "y=a.pb"), 2, "x=a.pb does not exist, and names of graphs are given with --prefix"),
+        (("bundle", "={a.pb}"), 2, "a.pb' is not NAME=PATH"),
+        (("bundle", "m="), 2, "'m=' is not NAME=PATH"),
         (("tagged", "{planet.h5}"), 2, "give TAGS=PATH for each model"),
         (("tagged", "a,b={planet.h5}", "b,a={a.pb}"), 2, "two MetaGraphs would have the tags 'a,b'"),
     ],
@@ -68,6 +86,14 @@ def test_wrong_words_and_files_are_told_before_tensorflow_is_started(
 
     assert told in stderr
     assert written(place) == before
+
+
+def test_where_nothing_can_be_published_nothing_is_converted(sources: Path, tmp_path: Path) -> None:
+    place = Workspace(tmp_path)
+    stderr = place.fails(2, "convert", "frozen", str(sources / "a.pb"), "--publish", "m", "--out", "converted")
+
+    assert "there is no deployctl.toml" in stderr
+    assert written(place) == set()
 
 
 def _filled(word: str, sources: Path) -> str:
