@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -17,6 +18,11 @@ from deployctl.errors import ConversionError
 
 # The worker's own answer is far smaller; anything larger is no answer.
 _WORDS_OF_LOG = 400
+# What TensorFlow logs wherever there is no accelerator, and other lines that explain no end: "I0000 00:00:17… cpu.cc:1]
+# …" and "2026-01-01 00:00:00.1: I tensorflow/…" (absl/log, tsl/platform/default/logging.cc).
+_INFORMATION = re.compile(
+    r"[IW]\d{4} [\d:.]+ |[\d-]{10} [\d:.]+: [IW] |E\d{4} .*cuda|WARNING:|To enable the following instructions:"
+)
 
 
 def call(module: str, request: Mapping[str, Any], *, timeout_s: float) -> dict[str, Any]:
@@ -102,4 +108,5 @@ def checked(document: dict[str, Any]) -> dict[str, Any]:
 def _last_words(log: BinaryIO) -> str:
     log.seek(0)
     lines = [line for line in log.read().decode(errors="replace").splitlines() if line.strip()]
+    lines = [line for line in lines if not _INFORMATION.match(line)]
     return f": {lines[-1].strip()[:_WORDS_OF_LOG]}" if lines else ""

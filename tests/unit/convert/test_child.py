@@ -16,6 +16,10 @@ PROGRAMS = {
     "answers": "import json, sys; print(json.dumps({'got': json.load(sys.stdin)}))",
     "aborts": "import os; os.abort()",
     "complains": "import sys; sys.stderr.write('first\\nno such kernel\\n'); sys.exit(3)",
+    "informs": "import os, sys; sys.stderr.write('WARNING: All log messages before absl::InitializeLog() is called are "
+    "written to STDERR\\nI0000 00:00:1795302047.2 16379 cudart_stub.cc:31] Could not find cuda drivers on your machine"
+    "\\nW0000 00:00:1795302047.3 16379 x.cc:1] slow\\n2026-01-01 00:00:00.123: I tensorflow/core/x.cc:1] fast\\n'); "
+    "sys.stderr.flush(); os.abort()",
     "chatters": "print('Hello!')",
     "refuses": 'print(\'{"error": {"kind": "usage", "message": "not so", "hint": "like this"}}\')',
     "hangs": "import subprocess, sys; open('pid', 'w').write(str(subprocess.Popen(['sleep', '60']).pid)); input(); "
@@ -39,6 +43,7 @@ def test_the_answer_is_a_document() -> None:
     ("program", "kind", "words"),
     [
         ("aborts", "crashed", "the TensorFlow process was ended by SIGABRT"),
+        ("informs", "crashed", "the TensorFlow process was ended by SIGABRT\n"),
         ("complains", "crashed", "the TensorFlow process ended with status 3: no such kernel"),
         ("chatters", "crashed", "the TensorFlow process ended with status 0"),
         ("refuses", "usage", "not so"),
@@ -49,7 +54,7 @@ def test_every_other_end_is_an_error(program: str, kind: str, words: str) -> Non
         call(f"child_{program}", {}, timeout_s=30)
 
     assert failed.value.kind == kind
-    assert str(failed.value).startswith(words)
+    assert f"{failed.value}\n".startswith(words)
 
 
 def test_a_child_that_takes_too_long_is_ended_with_what_it_started(tmp_path: Path) -> None:
