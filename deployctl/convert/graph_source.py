@@ -13,8 +13,12 @@ import tensorflow as tf
 from deployctl.convert.keras_source import import_object
 from deployctl.convert.lifting import lifted
 from deployctl.convert.part import Arrays, Part
+from deployctl.convert.worker import told
 from deployctl.errors import ConversionError
+from deployctl.savedmodel.bundle import read_bundle
+from deployctl.savedmodel.checkpoint import Checkpoint, read_checkpoint
 from deployctl.savedmodel.frozen import candidates
+from deployctl.savedmodel.meta_file import read_meta_file
 
 v1 = tf.compat.v1
 _TABLE_INITIALIZERS = ("InitializeTableV2", "InitializeTableFromTextFileV2", "LookupTableImportV2")
@@ -54,17 +58,23 @@ def load_checkpoint(
             dictionaries, inputs and outputs by name.
 
     Raises:
-        ConversionError: there is no graph, or the outputs are not clear.
+        ConversionError: there is no graph, it is another than the checkpoint's, or the outputs are not clear.
+        InvalidModelError: a file of the checkpoint is not whole.
     """
     meta = prefix.with_name(f"{prefix.name}.meta")
+    stored = read_checkpoint(prefix)
+    if stored.format == "v2":
+        read_bundle(prefix).check_shards()
     graph = tf.Graph()
     with graph.as_default():
         if builder is not None:
-            built = import_object(builder)()
-            if isinstance(built, tuple) and len(built) == 2 and not inputs and not outputs:
+            built = _built(builder)
+            if built is not None and not inputs and not outputs:
                 inputs, outputs = ({key: value.name for key, value in side.items()} for side in built)
-            saver = v1.train.Saver()
+            saver = _saver_of(graph, builder, prefix)
         elif meta.is_file():
+            # TensorFlow has no words for one that is not whole.
+            read_meta_file(meta)
             saver = v1.train.import_meta_graph(str(meta), clear_devices=True)
         else:
             raise ConversionError(
@@ -74,9 +84,61 @@ def load_checkpoint(
             )
         session = v1.Session(graph=graph)
         if saver is not None:
-            saver.restore(session, str(prefix))
+            _restore(saver, session, stored)
         _initialize_rest(session, graph)
         return LoadedGraph(session, *_named(graph, inputs, outputs, str(prefix), command="checkpoint"))
+
+
+def _built(builder: str) -> Any:
+    """What the builder returned, having made its graph in the current one: inputs and outputs by name, or None."""
+    make = import_object(builder)
+    try:
+        built = make()
+    # It is the user's own code, which raises whatever it raises.
+    except Exception as error:
+        raise ConversionError(f"{builder} fails: {type(error).__name__}: {told(error)}", kind="usage") from error
+    pair = isinstance(built, tuple) and len(built) == 2 and all(isinstance(side, Mapping) for side in built)
+    if built is not None and not pair:
+        raise ConversionError(
+            f"{builder} returns {built!r:.100}, and neither None nor two dictionaries of tensors, inputs and outputs",
+            kind="usage",
+        )
+    return built
+
+
+def _saver_of(graph: Any, builder: str, prefix: Path) -> Any:
+    if not graph.get_collection(v1.GraphKeys.GLOBAL_VARIABLES):
+        raise ConversionError(
+            f"{builder} makes a graph without variables, for which {prefix} holds values",
+            kind="usage",
+            hint=f"deployctl inspect {prefix} --variables",
+        )
+    return v1.train.Saver()
+
+
+def _restore(saver: Any, session: Any, stored: Checkpoint) -> None:
+    try:
+        saver.restore(session, str(stored.prefix))
+    except (ValueError, tf.errors.OpError) as error:
+        raise ConversionError(
+            f"{stored.prefix} does not fit its graph: {_mismatch(session.graph, stored) or told(error)}",
+            kind="malformed",
+            hint=f"deployctl inspect {stored.prefix} --variables",
+        ) from error
+
+
+def _mismatch(graph: Any, stored: Checkpoint) -> str:
+    """The first variable that the checkpoint has no value for, "" where it has one for each."""
+    shapes = {tensor.key: tensor.spec.shape for tensor in stored.tensors}
+    for variable in graph.get_collection(v1.GraphKeys.GLOBAL_VARIABLES):
+        name, shape = variable.op.name, variable.shape
+        if getattr(variable, "_save_slice_info", None) is not None:
+            continue  # a part of a tensor that is stored under another name
+        if name not in shapes:
+            return f"it holds no value for the variable {name}"
+        if not shape.is_compatible_with(shapes[name]):
+            return f"the variable {name} has shape {shape}, and its value {tf.TensorShape(shapes[name])}"
+    return ""
 
 
 def load_frozen(path: Path, *, inputs: Mapping[str, str], outputs: Mapping[str, str]) -> LoadedGraph:

@@ -18,6 +18,7 @@ from deployctl.errors import DeployctlError
 
 # prctl(2)
 _PR_SET_PDEATHSIG = 1
+_LARGEST_MESSAGE = 600
 # Each verb's module has a function `run(request) -> answer`.
 _VERBS = {
     "describe_keras": "deployctl.convert.keras_file",
@@ -71,9 +72,17 @@ def _error(kind: str, message: str, hint: str | None) -> dict[str, Any]:
 
 
 def _sentence(error: BaseException) -> str:
-    """The first paragraph of what TensorFlow says, on one line."""
-    text = str(error).strip().partition("\n\n")[0]
-    return f"TensorFlow says {type(error).__name__}: {' '.join(text.split())[:600]}"
+    return f"TensorFlow says {type(error).__name__}: {told(error)}"
+
+
+def told(error: BaseException) -> str:
+    """Returns the first paragraph of an error that says something, on one line.
+
+    TensorFlow's begin with "Graph execution error:" and a list of where each node was made.
+    """
+    paragraphs = [" ".join(each.split()) for each in str(error).split("\n\n") if each.strip()]
+    telling = [each for each in paragraphs if not each.endswith(":") and not each.startswith("Detected at node")]
+    return (telling or paragraphs or [""])[0][:_LARGEST_MESSAGE]
 
 
 if __name__ == "__main__":

@@ -33,6 +33,29 @@ def network():
     weights = v1.get_variable("weights", [160, 160], use_resource=False)
     bias = v1.get_variable("bias", [160], use_resource=False)
     return {"x": x}, {"y": tf.nn.softmax(v1.matmul(x, weights) + bias, name="y")}
+
+
+def narrower():
+    x = v1.placeholder(tf.float32, [None, 16], name="x")
+    return {"x": x}, {"y": v1.matmul(x, v1.get_variable("weights", [16, 16], use_resource=False), name="y")}
+
+
+def other():
+    x = v1.placeholder(tf.float32, [None, 16], name="x")
+    return {"x": x}, {"y": v1.matmul(x, v1.get_variable("other", [16, 16], use_resource=False), name="y")}
+
+
+def without_variables():
+    x = v1.placeholder(tf.float32, [None, 16], name="x")
+    return {"x": x}, {"y": x * 2.0}
+
+
+def five():
+    return 5
+
+
+def failing():
+    raise KeyError("units")
 """
 
 

@@ -29,6 +29,19 @@ pytestmark = [pytest.mark.tensorflow, pytest.mark.xdist_group("convert")]
         (["bare.ckpt"], {}, "has no .meta file, so that nothing says what its graph is"),
         (["trained.ckpt"], {}, "have to be named; candidates are"),
         (["trained.ckpt"], {"outputs": {"y": "nowhere:0"}}, "has no tensor 'nowhere:0'"),
+        (
+            ["bare.ckpt"],
+            {"builder": "builders_for_tests:narrower"},
+            "weights has shape (16, 16), and its value (160, 160)",
+        ),
+        (["bare.ckpt"], {"builder": "builders_for_tests:other"}, "it holds no value for the variable other"),
+        (["bare.ckpt"], {"builder": "builders_for_tests:without_variables"}, "makes a graph without variables"),
+        (["bare.ckpt"], {"builder": "builders_for_tests:five"}, "builders_for_tests:five returns 5, and neither"),
+        (
+            ["bare.ckpt"],
+            {"builder": "builders_for_tests:failing"},
+            "builders_for_tests:failing fails: KeyError: 'units'",
+        ),
         (["a.pb", "other_x.pb"], {"bundle": True}, "so that they cannot share it"),
         (["deeplab.pb", "a.pb"], {"bundle": True, "shared_input": "z"}, "none of them is the shared input 'z'"),
         (["contract.keras"], {"rename_inputs": {"nothing": "x"}}, "there is no input 'nothing' to rename"),
@@ -65,6 +78,29 @@ def test_as_many_labels_as_classes_are_wanted(
         kept_child.convert(tmp_path / "out", sources / "digits.keras", labels=str(file), **step)
 
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("suffix", "words"),
+    [
+        (".index", "cannot be read as the index of a checkpoint: it does not end with the mark of a table"),
+        (".data-00000-of-00001", "bytes, and its index says"),
+        (".meta", "is not a whole graph definition"),
+    ],
+)
+def test_a_checkpoint_that_is_cut_short_is_told_with_the_file_and_how(
+    kept_child: KeptChild, sources: Path, tmp_path: Path, suffix: str, words: str
+) -> None:
+    for each in (".index", ".data-00000-of-00001", ".meta"):
+        content = (sources / f"trained.ckpt{each}").read_bytes()
+        (tmp_path / f"cut{each}").write_bytes(content[: len(content) // 2] if each == suffix else content)
+
+    with pytest.raises(ConversionError) as refused:
+        kept_child.convert(tmp_path / "out", tmp_path / "cut", outputs={"y": "y:0"})
+
+    assert str(refused.value).startswith(str(tmp_path / f"cut{suffix} "))
+    assert words in str(refused.value)
+    assert refused.value.hint is not None
 
 
 def test_a_result_beyond_tolerance_is_refused(kept_child: KeptChild, sources: Path, tmp_path: Path) -> None:
