@@ -6,20 +6,22 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, assert_never
+from typing import TYPE_CHECKING, Annotated, assert_never
 
 import typer
 
 from deployctl.cli.options import Output, OutputOption
 from deployctl.cli.render import write, write_json
 from deployctl.cli.saved_model_reports import tell_saved_model
-from deployctl.cli.source_reports import tell_checkpoint, tell_frozen_graph, tell_keras, tell_tflite
+from deployctl.cli.source_reports import DESCRIBE_TIMEOUT_S, tell_checkpoint, tell_frozen_graph, tell_keras, tell_tflite
 from deployctl.cli.tensor_listing import plural, spec_document
 from deployctl.domain.saved_model import Signature, TensorSpec
 from deployctl.errors import NotFoundError, UsageError
 
 if TYPE_CHECKING:
+    from deployctl.protos.tensor_pb2 import TensorProto
     from deployctl.savedmodel.source import Source
+    from deployctl.savedmodel.statistics import Statistics
 
 
 class Picture(StrEnum):
@@ -97,10 +99,7 @@ def _summary(source: Source) -> Callable[..., None]:
 
 
 def _write_values(source: Source, name: str, output: Output) -> None:
-    from deployctl.savedmodel.statistics import statistics
-
-    spec, tensor = _value(source, name)
-    found = statistics(spec, tensor)
+    spec, found = _figures(source, name)
     if output is Output.JSON:
         write_json("values", {"path": source.path, "name": name, **spec_document(spec), **asdict(found)})
         return
@@ -113,24 +112,49 @@ def _write_values(source: Source, name: str, output: Output) -> None:
     write(f"first       {', '.join(str(value) for value in found.first)}{more}")
 
 
-def _value(source: Source, name: str) -> tuple[TensorSpec, Any]:
+def _figures(source: Source, name: str) -> tuple[TensorSpec, Statistics]:
+    from deployctl.savedmodel.source import SourceKind
+    from deployctl.savedmodel.statistics import statistics
+
+    if source.kind in (SourceKind.KERAS, SourceKind.KERAS_H5):
+        return _keras_figures(source, name)
+    spec, tensor = _value(source, name)
+    return spec, statistics(spec, tensor)
+
+
+def _keras_figures(source: Source, name: str) -> tuple[TensorSpec, Statistics]:
+    from deployctl.convert.child import call
+    from deployctl.savedmodel.statistics import Statistics
+
+    request = {"verb": "describe_keras", "path": str(source.path), "weight": name}
+    found = call("deployctl.convert.worker", request, timeout_s=DESCRIBE_TIMEOUT_S)["weight"]
+    if found is None:
+        raise _absent(source, "weight", name)
+    figures = found["statistics"]
+    return TensorSpec(found["dtype"], tuple(found["shape"]), name), Statistics(
+        **figures | {"first": tuple(figures["first"])}
+    )
+
+
+def _value(source: Source, name: str) -> tuple[TensorSpec, TensorProto]:
+    from deployctl.savedmodel import frozen, tflite
     from deployctl.savedmodel.checkpoint import read_checkpoint
-    from deployctl.savedmodel.frozen import constant
     from deployctl.savedmodel.source import SourceKind
 
-    if source.kind is SourceKind.FROZEN_GRAPH:
+    if source.kind in (SourceKind.FROZEN_GRAPH, SourceKind.TFLITE):
+        constant = tflite.constant if source.kind is SourceKind.TFLITE else frozen.constant
         found = constant(source.path, name)
         if found is None:
-            raise NotFoundError(
-                f"{source.path} has no constant {name!r}", hint=f"deployctl inspect {source.path} --variables"
-            )
+            raise _absent(source, "constant", name)
         return found
-    if source.kind not in (SourceKind.SAVED_MODEL, SourceKind.CHECKPOINT):
-        raise UsageError(f"--values reads SavedModels, checkpoints and frozen graphs, and {source.path} is none")
     inside = source.kind is SourceKind.SAVED_MODEL
     checkpoint = read_checkpoint(source.path / "variables" / "variables" if inside else source.path)
     tensor = checkpoint.find(name)
     return tensor.spec, checkpoint.value(tensor)
+
+
+def _absent(source: Source, noun: str, name: str) -> NotFoundError:
+    return NotFoundError(f"{source.path} has no {noun} {name!r}", hint=f"deployctl inspect {source.path} --variables")
 
 
 def _write_text(source: Source, file: Path) -> None:

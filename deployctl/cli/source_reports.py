@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from deployctl.cli.options import Output
@@ -22,7 +21,7 @@ from deployctl.domain.saved_model import TensorSpec
 if TYPE_CHECKING:
     from deployctl.savedmodel.source import Source
 
-_DESCRIBE_TIMEOUT_S = 60.0
+DESCRIBE_TIMEOUT_S = 60.0
 
 
 def tell_frozen_graph(source: Source, *, ops: bool, variables: bool, output: Output) -> None:
@@ -61,10 +60,10 @@ def tell_frozen_graph(source: Source, *, ops: bool, variables: bool, output: Out
 def tell_checkpoint(source: Source, *, ops: bool, variables: bool, output: Output) -> None:
     """Writes what a checkpoint stores, and what the graph beside it takes and gives."""
     from deployctl.savedmodel.checkpoint import read_checkpoint
+    from deployctl.savedmodel.meta_file import read_meta_file
 
     checkpoint = read_checkpoint(source.path)
-    meta = _meta_candidates(source.path) if checkpoint.has_graph else None
-    inputs, outputs = meta or ({}, {})
+    meta = read_meta_file(source.path.with_name(f"{source.path.name}.meta")) if checkpoint.has_graph else None
     stored = stored_tensors(source)
     if output is Output.NAME:
         for tensor in checkpoint.tensors:
@@ -76,8 +75,9 @@ def tell_checkpoint(source: Source, *, ops: bool, variables: bool, output: Outpu
             "format": checkpoint.format,
             "size_bytes": checkpoint.total_bytes,
             "has_graph": checkpoint.has_graph,
-            "inputs": spec_documents(inputs),
-            "outputs": spec_documents(outputs),
+            "inputs": spec_documents(meta.inputs if meta else {}),
+            "outputs": spec_documents(meta.outputs if meta else {}),
+            "ops": dict(meta.ops if meta else {}),
             "tensors": stored_documents(stored),
         }
         write_json("inspect", document)
@@ -86,9 +86,9 @@ def tell_checkpoint(source: Source, *, ops: bool, variables: bool, output: Outpu
         form = {"v1": "first", "v2": "second"}[checkpoint.format]
         write(f"{source.path}   checkpoint of the {form} format, {size(checkpoint.total_bytes)}, {graph}")
         if meta:
-            write_sides(inputs, outputs)
+            write_sides(meta.inputs, meta.outputs)
+            write_ops(meta.ops, inside_functions=sum(meta.function_ops.values()), every=ops)
         write_stored(stored, every=variables)
-    del ops
 
 
 def tell_keras(source: Source, *, ops: bool, variables: bool, output: Output) -> None:
@@ -96,7 +96,7 @@ def tell_keras(source: Source, *, ops: bool, variables: bool, output: Output) ->
     from deployctl.convert.child import call
 
     request = {"verb": "describe_keras", "path": str(source.path)}
-    found = call("deployctl.convert.worker", request, timeout_s=_DESCRIBE_TIMEOUT_S)
+    found = call("deployctl.convert.worker", request, timeout_s=DESCRIBE_TIMEOUT_S)
     if output is Output.NAME:
         for layer in found["layers"]:
             write(layer["name"])
@@ -148,9 +148,3 @@ def tell_tflite(source: Source, *, ops: bool, variables: bool, output: Output) -
         write_signatures(model.signatures)
         write_ops(model.ops, inside_functions=0, every=ops)
         write_stored(stored, every=variables)
-
-
-def _meta_candidates(prefix: Path) -> tuple[dict[str, TensorSpec], dict[str, TensorSpec]]:
-    from deployctl.savedmodel.meta_file import read_meta_file
-
-    return read_meta_file(prefix.with_name(f"{prefix.name}.meta"))

@@ -5,11 +5,15 @@ from __future__ import annotations
 import io
 import json
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from deployctl.domain.saved_model import TensorSpec
 from deployctl.errors import ConversionError
+from deployctl.protos.tensor_pb2 import TensorProto
+from deployctl.savedmodel.statistics import statistics
 
 # Weights in this form are read by NumPy with pickles allowed, which runs whatever the file says.
 _PICKLED = (".npz", ".npy", ".pkl", ".pickle")
@@ -17,9 +21,11 @@ _MAX_CONFIG_BYTES = 64 << 20
 
 
 def run(request: dict[str, Any]) -> dict[str, Any]:
-    """Answers "describe_keras": config and weights of the file at request["path"]."""
+    """Answers "describe_keras": config and weights of the file at request["path"], or statistics of one weight."""
     path = Path(request["path"])
     config = read_config(path)
+    if request.get("weight"):
+        return {"weight": _weight(path, request["weight"])}
     layers = [_layer(each) for each in config.get("config", {}).get("layers", [])]
     return {
         "class": config.get("class_name", ""),
@@ -123,13 +129,37 @@ def _layer(value: dict[str, Any]) -> dict[str, Any]:
 
 
 def _weights(path: Path) -> list[dict[str, Any]]:
-    import h5py
+    found: list[dict[str, Any]] = []
+    _visit_weights(path, lambda name, node: found.append(_declared(name, node) | {"size": int(node.nbytes)}))
+    return found
 
+
+def _declared(name: str, node: Any) -> dict[str, Any]:
+    return {"name": name, "dtype": str(node.dtype), "shape": list(node.shape)}
+
+
+def _weight(path: Path, wanted: str) -> dict[str, Any] | None:
+    """What the weight is and what its values are like; None where there is none of that name."""
     found: list[dict[str, Any]] = []
 
     def visit(name: str, node: Any) -> None:
+        if name == wanted:
+            declared = _declared(name, node)
+            content = node[()].astype(node.dtype.newbyteorder("<")).tobytes()
+            spec = TensorSpec(declared["dtype"], tuple(node.shape), name)
+            found.append(declared | {"statistics": asdict(statistics(spec, TensorProto(tensor_content=content)))})
+
+    _visit_weights(path, visit)
+    return found[0] if found else None
+
+
+def _visit_weights(path: Path, told: Callable[[str, Any], None]) -> None:
+    """Calls `told` with the name of each weight and its dataset."""
+    import h5py
+
+    def visit(name: str, node: Any) -> None:
         if isinstance(node, h5py.Dataset):
-            found.append({"name": name, "dtype": str(node.dtype), "shape": list(node.shape), "size": int(node.nbytes)})
+            told(name, node)
 
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
@@ -140,7 +170,6 @@ def _weights(path: Path) -> list[dict[str, Any]]:
     else:
         with h5py.File(path, "r") as file:
             file.visititems(visit)
-    return found
 
 
 def _versions(path: Path) -> dict[str, str]:

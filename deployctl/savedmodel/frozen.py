@@ -93,7 +93,7 @@ def read_frozen(path: Path) -> FrozenGraph:
     """
     with content(path) as data:
         try:
-            return _frozen(data)
+            return frozen_graph(data)
         except (wire.WireError, DecodeError, UnicodeDecodeError) as error:
             raise MalformedGraphError(
                 str(path), f"is not a whole GraphDef: {error}", hint=f"sha256sum {path}"
@@ -131,7 +131,12 @@ def candidates(data: memoryview, start: int, stop: int) -> tuple[dict[str, Tenso
     return _inputs(data, nodes), _outputs(data, nodes)
 
 
-def _frozen(data: memoryview) -> FrozenGraph:
+def frozen_graph(data: memoryview) -> FrozenGraph:
+    """Returns what the GraphDef in `data` declares.
+
+    Raises:
+        WireError, DecodeError, UnicodeDecodeError: it is not a whole GraphDef.
+    """
     walker = wire.Walker(data)
     nodes = list(_nodes(walker, 0, len(data), _NODE))
     if not nodes or any(not node.op or not node.name for node in nodes):

@@ -6,18 +6,17 @@ from pathlib import Path
 
 from google.protobuf.message import DecodeError
 
-from deployctl.domain.saved_model import TensorSpec
 from deployctl.errors import MalformedGraphError
 from deployctl.savedmodel import wire
-from deployctl.savedmodel.frozen import candidates
+from deployctl.savedmodel.frozen import FrozenGraph, frozen_graph
 from deployctl.savedmodel.source import content
 
 # Field number of meta_graph.proto.
 _GRAPH = 2
 
 
-def read_meta_file(path: Path) -> tuple[dict[str, TensorSpec], dict[str, TensorSpec]]:
-    """Returns the placeholders, and the tensors that nothing but training takes, by tensor name.
+def read_meta_file(path: Path) -> FrozenGraph:
+    """Returns what the graph in `path` declares; its outputs are the tensors that nothing but training takes.
 
     Raises:
         MalformedGraphError: it is not a whole MetaGraphDef.
@@ -26,7 +25,7 @@ def read_meta_file(path: Path) -> tuple[dict[str, TensorSpec], dict[str, TensorS
     with content(path) as data:
         try:
             for start, stop in wire.Walker(data).messages(0, len(data), _GRAPH):
-                return candidates(data, start, stop)
+                return frozen_graph(data[start:stop])
         except (wire.WireError, DecodeError, UnicodeDecodeError) as error:
             raise MalformedGraphError(
                 str(path), f"is not a whole graph definition: {error}", hint=f"sha256sum {path}"

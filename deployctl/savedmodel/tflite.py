@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from deployctl.domain.saved_model import PREDICT_METHOD, Signature, TensorSpec
-from deployctl.errors import MalformedGraphError
+from deployctl.errors import InvalidRequestError, MalformedGraphError
+from deployctl.protos.tensor_pb2 import TensorProto
 from deployctl.savedmodel.source import content
 from deployctl.savedmodel.tflite_ops import OPERATORS, TYPES
 
@@ -70,6 +71,33 @@ def read_tflite(path: Path) -> TfliteModel:
             raise MalformedGraphError(
                 str(path), f"is not a whole TFLite file: {error}", hint=f"sha256sum {path}"
             ) from error
+
+
+def constant(path: Path, name: str) -> tuple[TensorSpec, TensorProto] | None:
+    """Returns the stored tensor `name` of a TFLite file, its spec and its values; None without one.
+
+    Raises:
+        InvalidRequestError: it holds strings, which are stored in a form of their own.
+        MalformedGraphError: as `read_tflite`.
+    """
+    with content(path) as data:
+        try:
+            root = _Table(data, _read("<I", data, 0))
+            buffers = root.tables(_BUFFERS)
+            for tensor in (each for graph in root.tables(_SUBGRAPHS) for each in graph.tables(_TENSORS)):
+                if tensor.text(_NAME) == name and (stored := _stored(tensor, buffers)) is not None:
+                    break
+            else:
+                return None
+            start, size = buffers[tensor.number(_BUFFER, "<I")].vector(_DATA)
+            values = bytes(data[start : start + size])
+        except (struct.error, IndexError, ValueError) as error:
+            raise MalformedGraphError(
+                str(path), f"is not a whole TFLite file: {error}", hint=f"sha256sum {path}"
+            ) from error
+    if stored.spec.dtype == "string":
+        raise InvalidRequestError(f"{name} is string, of which a TFLite file has no statistics")
+    return stored.spec, TensorProto(tensor_content=values)
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 from deployctl.cli.app import app
 from deployctl.protos.saved_model_pb2 import AttrValue, GraphDef, NodeDef
 from deployctl.protos.tensor_pb2 import DT_FLOAT, TensorProto, TensorShapeProto
+from tests.support.models import UPSTREAM
 
 
 @pytest.fixture
@@ -52,6 +53,16 @@ def test_a_constant_that_is_not_there_is_refused(graph: Path) -> None:
 
     assert f"{graph} has no constant 'y'" in stderr
     assert f"hint:  deployctl inspect {graph} --variables" in stderr
+
+
+def test_the_ops_of_a_checkpoint_are_those_of_the_graph_beside_it() -> None:
+    prefix = UPSTREAM / "bad_half_plus_two" / "00000123" / "export"
+
+    table = inspected(0, prefix, "--ops")
+    document = json.loads(inspected(0, prefix, "-o", "json"))
+
+    assert document["ops"]["Mul"] == 1
+    assert all(f"{op} " in table for op in document["ops"])
 
 
 @pytest.mark.parametrize(
