@@ -104,7 +104,8 @@ def op_resume(context: typer.Context, operation: OperationArgument, output: Outp
 
     What it left is put right first. The same version is meant, whatever `latest` is by now.
     """
-    from deployctl.cli.rollouts import show_promotion, show_rollback
+    from deployctl.cli.rollback_reports import show_rollback
+    from deployctl.cli.rollouts import show_promotion
     from deployctl.operations.promote import Promote, PromoteRequest
     from deployctl.operations.repeat import check_resumable, repeated
     from deployctl.operations.rollback import Rollback

@@ -23,7 +23,8 @@ from deployctl.cli.options import (
     session,
 )
 from deployctl.cli.render import short_time, write, write_json, write_table
-from deployctl.documents.rollouts import event_document, promotion_document, rollback_document
+from deployctl.cli.rollback_reports import show_check, show_rollback
+from deployctl.documents.rollouts import event_document, promotion_document
 from deployctl.domain.duration import format_duration, parse_duration
 from deployctl.domain.names import CANARY
 from deployctl.errors import InvalidReferenceError, ModelNotFoundError, UsageError
@@ -33,12 +34,7 @@ if TYPE_CHECKING:
     from deployctl.domain.event import Event
     from deployctl.domain.names import ModelName
     from deployctl.operations.promote import Promotion
-    from deployctl.operations.rollback import RolledBack
     from deployctl.operations.target import Target
-
-
-# Exit codes of which the worst is told, the worst last.
-_SEVERITY = (1, 9, 8, 7, 10, 4, 5, 6)
 
 
 def register(app: typer.Typer) -> None:
@@ -182,13 +178,20 @@ def rollback(
     from deployctl.domain.reference import ByNumber, parse_reference
     from deployctl.operations.rollback import Rollback, RollbackRequest
 
-    if no_wait:
-        begin(context, output)
-        return
     if everything or before or model is None:
         if model or to_revision or if_current is not None or not (everything and before):
             raise UsageError("name a model, or say --all --before TIME")
-        _rollback_all(context, target, before, reason=reason, timeout=timeout, dry_run=dry_run, output=output)
+        if no_wait:
+            raise UsageError("--no-wait is for one model: with --all each model is an operation of its own")
+        from deployctl.cli.rollback_all import AllWishes, check_all, roll_all_back
+
+        with session(context).open(without_database=True) as deployment:
+            place = patient(deployment.target(target), lock_timeout)
+            wishes = AllWishes(before, reason, _load_timeout(deployment, place.name, timeout), dry_run=dry_run)
+            (check_all if check else roll_all_back)(deployment, place, wishes, output)
+        return
+    if no_wait:
+        begin(context, output)
         return
     to_version = None
     if "@" in model and to_revision is not None:
@@ -211,91 +214,12 @@ def rollback(
         )
         result = Rollback(place, deployment.context)(request)
         if check:
-            _check(deployment, result, output)
+            from deployctl.validation import rollback_report
+
+            show_check(result, rollback_report(deployment, result), output)
             return
         spooled = deployment.lineage.offline
     show_rollback(result, spooled=spooled, output=output)
-
-
-def _check(deployment: Deployment, plan: RolledBack, output: Output) -> None:
-    """Holds the bytes that a rollback would go to against their manifest, and loads them in a server of their own."""
-    from deployctl.cli.gate_reports import write_report
-    from deployctl.documents.reports import report_document
-    from deployctl.operations.validate import check_passed
-    from deployctl.validation import rollback_report
-
-    report = rollback_report(deployment, plan)
-    if output is Output.JSON:
-        write_json("rollback-check", {"plan": rollback_document(plan), "report": report_document(report)})
-    elif output is Output.NAME:
-        write(f"{plan.model}@{plan.version}")
-    else:
-        write_report(report)
-        about = f", about {format_duration(plan.estimate_s)}" if plan.estimate_s is not None else ""
-        if report.refusal is None:
-            write(
-                f"a rollback of {plan.model} on {plan.target} would go to @{plan.version}: {plan.rollout_class}{about}"
-            )
-    check_passed(report, hint=f"deployctl history {plan.model} --target {plan.target}")
-
-
-def _rollback_all(
-    context: typer.Context,
-    target: str | None,
-    before: str,
-    *,
-    reason: str,
-    timeout: str | None,
-    dry_run: bool,
-    output: Output,
-) -> None:
-    from deployctl.domain.moment import parse_moment
-    from deployctl.operations.rollback_all import RollbackAll
-
-    with session(context).open(without_database=True) as deployment:
-        place = deployment.target(target)
-        returned = RollbackAll(place, deployment.context)(
-            parse_moment(before, deployment.context.clock.now()),
-            reason=reason,
-            timeout_s=_load_timeout(deployment, place.name, timeout),
-            dry_run=dry_run,
-        )
-        spooled = deployment.lineage.offline
-    if output is Output.JSON:
-        documents = [rollback_document(each.result) for each in returned if each.result]
-        failures = [{"model": each.model, "error": str(each.error)} for each in returned if each.error]
-        write_json("rollback-all", {"target": place.name, "models": documents, "failed": failures, "spooled": spooled})
-    else:
-        for each in returned:
-            if each.result:
-                show_rollback(each.result, spooled=spooled, output=output)
-    failed = [each.error for each in returned if each.error]
-    if failed:
-        raise max(failed, key=lambda error: _SEVERITY.index(error.exit_code) if error.exit_code in _SEVERITY else 0)
-
-
-def show_rollback(result: RolledBack, *, spooled: bool, output: Output) -> None:
-    """Writes the outcome of a rollback; `spooled` where the database does not have it yet."""
-    if output is Output.JSON:
-        write_json("rollback", rollback_document(result) | {"spooled": spooled})
-    elif output is Output.NAME:
-        write(f"{result.model}@{result.version}")
-    else:
-        write(_rollback_line(result, spooled=spooled))
-
-
-def _rollback_line(result: RolledBack, *, spooled: bool) -> str:
-    name = f"{result.model}@{result.version}"
-    if result.outcome == "planned":
-        return f"{name} would serve stable on {result.target} instead of @{result.previous_version}"
-    if result.outcome == "recorded":
-        what = f"{name} is recorded as stable on {result.target}, whose server is down"
-        return f"{what}   revision {result.revision}   deployctl up {result.target}"
-    took = format_duration(result.duration_s)
-    revision = f"revision {result.revision}{' (spooled)' if spooled else ''}"
-    verb = "serves" if result.outcome == "serving" else "already serves"
-    canary = f"   canary @{result.undone_canary} undone" if result.undone_canary is not None else ""
-    return f"{name} {verb} stable on {result.target}{canary}   {revision}   {took}"
 
 
 def history(

@@ -55,6 +55,7 @@ COMMANDS: tuple[tuple[str, int], ...] = (
     ("deployctl promote half@2 -o json", 0),
     ("deployctl rollback half --check -o json", 0),
     ("sleep 1", 0),
+    ('deployctl rollback --all --before "$(date -u +%H:%M:%S)" --check -o json', 0),
     ('deployctl rollback --all --before "$(date -u +%H:%M:%S)" -o json', 0),
     ("deployctl freeze local -m sale --for 1h -o json", 0),
     ("deployctl promote half@1 --break-glass INC-1 -o json", 0),
