@@ -10,7 +10,7 @@ from deployctl.cli.options import Output
 from deployctl.cli.render import write_json
 from deployctl.cli.rollback_reports import check_would_work, show_rollback, write_check
 from deployctl.documents.reports import report_document
-from deployctl.documents.rollouts import rollback_document
+from deployctl.documents.rollouts import labelled_rollback_document
 from deployctl.domain.moment import parse_moment
 from deployctl.errors import DeployctlError
 from deployctl.operations.rollback_all import Returned, RollbackAll
@@ -51,7 +51,7 @@ def roll_all_back(deployment: Deployment, place: Target, wishes: AllWishes, outp
     returned = _returned(deployment, place, wishes, dry_run=wishes.dry_run)
     spooled = deployment.lineage.offline
     if output is Output.JSON:
-        documents = [rollback_document(each.result) for each in returned if each.result]
+        documents = [labelled_rollback_document(each.result) for each in returned if each.result]
         found = {"target": place.name, "models": documents, "failed": _failures(returned), "spooled": spooled}
         write_json("rollback-all", found)
     else:
@@ -71,7 +71,9 @@ def check_all(deployment: Deployment, place: Target, wishes: AllWishes, output: 
     returned = _returned(deployment, place, wishes, dry_run=True)
     judged, failed = _judged(deployment, returned)
     if output is Output.JSON:
-        checks = [{"plan": rollback_document(plan), "report": report_document(report)} for plan, report in judged]
+        checks = [
+            {"plan": labelled_rollback_document(plan), "report": report_document(report)} for plan, report in judged
+        ]
         write_json("rollback-all-check", {"target": place.name, "models": checks, "failed": _failures(failed)})
     else:
         for plan, report in judged:

@@ -17,10 +17,16 @@ def promotion_document(promotion: Promotion) -> dict[str, Any]:
 
 
 def rollback_document(result: RolledBack) -> dict[str, Any]:
-    """Returns the outcome of a rollback."""
+    """Returns the outcome of a rollback, as the HTTP API tells it."""
     document = asdict(result)
+    del document["labels"]
     document["class"] = document.pop("rollout_class").value
     return document
+
+
+def labelled_rollback_document(result: RolledBack) -> dict[str, Any]:
+    """Returns the outcome of a rollback, with what became of labels."""
+    return rollback_document(result) | {"labels": [asdict(each) for each in result.labels]}
 
 
 def event_document(event: Event) -> dict[str, Any]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 
 from deployctl.domain.names import CANARY, STABLE, LabelName, VersionNumber
@@ -10,12 +11,42 @@ from deployctl.domain.revision import Desired, Revision, RevisionKind, Routing
 from deployctl.errors import UsageError
 
 
+@dataclass(frozen=True, slots=True)
+class LabelChange:
+    """What becomes of a label other than `stable`.
+
+    Attributes:
+        before: the version that it pointed to, None if to nothing.
+        after: the version that it points to now, None if to nothing.
+        reason: why it is not where the revision that was restored has it, or goes though that has it nowhere; "" where
+            it follows the revision.
+    """
+
+    label: LabelName
+    before: VersionNumber | None
+    after: VersionNumber | None
+    reason: str = ""
+
+    def __str__(self) -> str:
+        if self.before == self.after:
+            return f"{self.label} not restored" if self.after is None else f"{self.label} stays @{self.after}"
+        if self.after is None:
+            return f"{self.label} @{self.before} undone"
+        return f"{self.label} {'nothing' if self.before is None else f'@{self.before}'} -> @{self.after}"
+
+
 def promoted(
-    before: Desired, version: VersionNumber, label: LabelName, *, routing: Routing, warm_standby: int
+    before: Desired,
+    version: VersionNumber,
+    label: LabelName,
+    *,
+    routing: Routing,
+    warm_standby: int,
+    unusable: Collection[VersionNumber] = (),
 ) -> Desired:
     """Returns the state in which `label` points to `version`, with up to `warm_standby` earlier versions loaded.
 
-    A canary that becomes stable is a canary no longer.
+    A canary that becomes stable is a canary no longer. `unusable` versions do not stand by.
 
     Raises:
         UsageError: routing is `latest` and a label other than `stable` would be at a version that takes all
@@ -32,20 +63,67 @@ def promoted(
             f'label {above[0]!r} cannot be at version {labels[above[0]]}: with routing = "latest" it would take '
             f"all traffic from version {live} as long as it is loaded"
         )
-    return _with_standby(before, labels, routing=routing, warm_standby=warm_standby)
+    return _with_standby(before, labels, unusable, routing=routing, warm_standby=warm_standby)
 
 
-def restored(before: Desired, target: Desired, *, routing: Routing, warm_standby: int) -> Desired:
+def restored(
+    before: Desired,
+    target: Desired,
+    *,
+    routing: Routing,
+    warm_standby: int,
+    unusable: Collection[VersionNumber] = (),
+) -> Desired:
     """Returns the state with the labels of `target`, keeping what is loaded now as standby where that is safe.
 
-    With routing `latest`, labels above the live version are dropped: they would take its traffic. `target` has
-    such labels only where it was made under the other routing.
+    Clients call labels by name: one that `target` does not know stays where it is, but for a canary, which is undone.
+    A label that `target` has at an `unusable` version stays where it is too, or goes where that is unusable as well.
+
+    With routing `latest`, labels above the live version are dropped: they would take its traffic.
     """
-    labels = dict(target.labels)
+    own = {label: version for label, version in before.labels.items() if label not in (STABLE, CANARY)}
+    labels = _usable(own, unusable) | _usable(target.labels, unusable)
     if routing is Routing.LATEST and target.versions:
         live = labels.setdefault(STABLE, max(target.versions))
         labels = {label: version for label, version in labels.items() if version <= live}
-    return _with_standby(before, labels, routing=routing, warm_standby=warm_standby)
+    return _with_standby(before, labels, unusable, routing=routing, warm_standby=warm_standby)
+
+
+def relabelled(
+    before: Desired,
+    label: LabelName,
+    version: VersionNumber | None,
+    *,
+    routing: Routing,
+    warm_standby: int,
+    unusable: Collection[VersionNumber] = (),
+) -> Desired:
+    """Returns the state with every label where it is but `label`, which goes to `version`, or away where that is None.
+
+    Labels at `unusable` versions go.
+    """
+    labels = {**before.labels, label: version}
+    kept = {each: number for each, number in labels.items() if number is not None}
+    return _with_standby(before, _usable(kept, unusable), unusable, routing=routing, warm_standby=warm_standby)
+
+
+def label_changes(
+    before: Desired, wanted: Mapping[LabelName, VersionNumber], after: Desired, unusable: Mapping[VersionNumber, str]
+) -> tuple[LabelChange, ...]:
+    """Returns what becomes of each label but `stable` that moves, goes, or is not where it is `wanted`.
+
+    `unusable` says why, by version.
+    """
+    found = []
+    for label in sorted({*before.labels, *wanted, *after.labels} - {STABLE}):
+        old, new = before.labels.get(label), after.labels.get(label)
+        meant = wanted.get(label, old if label != CANARY else None)
+        reason = ""
+        if meant is not None and meant != new:
+            reason = f"@{meant}: {unusable.get(meant, 'it would take all traffic from the live version')}"
+        if old != new or reason:
+            found.append(LabelChange(label, old, new, reason))
+    return tuple(found)
 
 
 def together(before: Desired, after: Desired) -> Desired:
@@ -130,12 +208,24 @@ def _origin(revision: Revision, by_number: dict[int, Revision]) -> Revision:
     return revision
 
 
+def _usable(
+    labels: Mapping[LabelName, VersionNumber], unusable: Collection[VersionNumber]
+) -> dict[LabelName, VersionNumber]:
+    return {label: version for label, version in labels.items() if version not in unusable}
+
+
 def _with_standby(
-    before: Desired, labels: dict[LabelName, VersionNumber], *, routing: Routing, warm_standby: int
+    before: Desired,
+    labels: dict[LabelName, VersionNumber],
+    unusable: Collection[VersionNumber],
+    *,
+    routing: Routing,
+    warm_standby: int,
 ) -> Desired:
     live = labels[STABLE] if STABLE in labels else before.live(routing)
     needed = {*labels.values(), *(() if live is None else (live,))}
-    standby = [version for version in _standby_order(before, routing) if version not in needed]
+    useless = needed.union(unusable)
+    standby = [version for version in _standby_order(before, routing) if version not in useless]
     if routing is Routing.LATEST and live is not None:
         # The highest loaded version takes the traffic of clients that name none.
         standby = [version for version in standby if version < live]
@@ -143,7 +233,9 @@ def _with_standby(
 
 
 def _standby_order(before: Desired, routing: Routing) -> Iterable[VersionNumber]:
-    live = before.live(routing)
+    """Yields what is loaded: what was live, then what stands by for it, then what only lost its label."""
+    live, standby = before.live(routing), before.standby(routing)
     if live is not None:
         yield live
-    yield from sorted((version for version in before.versions if version != live), reverse=True)
+    yield from standby
+    yield from sorted((version for version in before.versions if version not in (live, *standby)), reverse=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
@@ -89,6 +89,22 @@ def _known_good(target: Target, served: list[Revision], now: datetime, *, whole:
     return KnownGood(
         proven or last_known_good(served, target.routing, refused, whole=whole), proven is not None, skipped
     )
+
+
+def unusable_versions(
+    target: Target, model: ModelName, *, loaded: Iterable[VersionNumber], labelled: Iterable[VersionNumber] = ()
+) -> dict[VersionNumber, str]:
+    """Returns why versions are not to be served, by version: of those that are `loaded` the ones in quarantine.
+
+    Of those that are to be `labelled` also the ones that are gone.
+    """
+    words = {version: quarantine_of(target.repository, target.lineage, model, version) for version in loaded}
+    found = {version: str(quarantine) for version, quarantine in words.items() if quarantine is not None}
+    for version in labelled:
+        reason = obstacle(target, model, version)
+        if reason is not None:
+            found[version] = reason
+    return found
 
 
 def obstacle(target: Target, model: ModelName, version: VersionNumber) -> str | None:

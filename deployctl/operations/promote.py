@@ -14,6 +14,7 @@ from deployctl.errors import FrozenError
 from deployctl.operations.admission import Admission, Judge, admit
 from deployctl.operations.context import Context
 from deployctl.operations.holds import check_not_frozen, check_not_quarantined, quarantine_of
+from deployctl.operations.known_good import unusable_versions
 from deployctl.operations.leased import leased
 from deployctl.operations.resolve import resolve
 from deployctl.operations.rollout import Change, Prover, Rollout, check_current
@@ -112,7 +113,12 @@ class Promote:
             )
             rollout = Rollout(place, self.prove)
             after = promoted(
-                before, version, request.label, routing=self.target.routing, warm_standby=self.target.standby_of(model)
+                before,
+                version,
+                request.label,
+                routing=self.target.routing,
+                warm_standby=self.target.standby_of(model),
+                unusable=unusable_versions(self.target, model, loaded=before.versions),
             )
             revision, outcome = current.number if current else None, "planned"
             if previous == version:

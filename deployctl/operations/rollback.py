@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TypedDict
 
 from deployctl.domain.duration import format_duration
-from deployctl.domain.names import CANARY, STABLE, ModelName, TargetName, VersionNumber
+from deployctl.domain.names import CANARY, STABLE, LabelName, ModelName, TargetName, VersionNumber
 from deployctl.domain.operation import OperationRequest
-from deployctl.domain.revision import Desired, Revision, RevisionKind
+from deployctl.domain.revision import Desired, Revision, RevisionKind, Routing
 from deployctl.domain.serving import ServerCondition
-from deployctl.domain.transition import restored, rollback_version
+from deployctl.domain.transition import LabelChange, label_changes, relabelled, restored, rollback_version
 from deployctl.errors import ModelNotFoundError, RevisionNotFoundError, VersionNotFoundError
 from deployctl.operations.context import Context
 from deployctl.operations.holds import check_not_quarantined, quarantine_of
-from deployctl.operations.known_good import History, known_good
+from deployctl.operations.known_good import History, known_good, unusable_versions
 from deployctl.operations.leased import LeasedTarget, leased
 from deployctl.operations.rollout import Change, Rollout, RolloutClass, check_current
 from deployctl.operations.target import Target
@@ -21,7 +23,11 @@ from deployctl.operations.target import Target
 
 @dataclass(frozen=True, slots=True)
 class RollbackRequest:
-    """Where to go back to: a revision by number, a revision that served `version`, or the last known good."""
+    """Where to go back to: a revision by number, a revision that served `version`, or the last known good.
+
+    Attributes:
+        label: the only label to go back, to where the revision before the current one has it; None for all.
+    """
 
     model: ModelName
     to_revision: int | None = None
@@ -30,6 +36,7 @@ class RollbackRequest:
     if_current: int | None = None
     timeout_s: float = 300.0
     dry_run: bool = False
+    label: LabelName | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +51,7 @@ class RolledBack:
         rollout_class: how far the bytes were from serving when it started.
         estimate_s: seconds predicted from this target's history, None without any.
         undone_canary: the version that was `canary` before and no longer is, None without one.
+        labels: what becomes of every other label than `stable` that moves, goes, or cannot be restored.
     """
 
     model: ModelName
@@ -57,6 +65,7 @@ class RolledBack:
     estimate_s: float | None
     undone_canary: VersionNumber | None
     duration_s: float
+    labels: tuple[LabelChange, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +102,7 @@ class Rollback:
             estimate_s=plan.estimate_s,
             undone_canary=before.labels.get(CANARY) if CANARY not in after.labels else None,
             duration_s=self.context.clock.monotonic() - started,
+            labels=plan.labels,
         )
 
     def _plan(self, request: RollbackRequest, place: LeasedTarget) -> _Plan:
@@ -102,7 +112,7 @@ class Rollback:
         check_current(target, model, request.if_current)
         goal, version = self._goal(request, history)
         before = served[0].desired
-        after = restored(before, goal.desired, routing=target.routing, warm_standby=target.standby_of(model))
+        after, labels = self._restored(request, before, goal, version)
         change = Change(
             model=model,
             version=version,
@@ -124,10 +134,32 @@ class Rollback:
             rollout_class = RolloutClass.WARM if here else RolloutClass.COLD
         else:
             rollout_class = Rollout(place).classify(model, version)
-        return _Plan(change, served[0], goal, before, after, rollout_class, estimate(served, rollout_class), down)
+        estimate_s = estimate(served, rollout_class)
+        return _Plan(change, served[0], goal, before, after, labels, rollout_class, estimate_s, down)
+
+    def _restored(
+        self, request: RollbackRequest, before: Desired, goal: Revision, version: VersionNumber
+    ) -> tuple[Desired, tuple[LabelChange, ...]]:
+        """Returns what is to be served, and what becomes of labels; what may not or cannot be served is left out."""
+        target, model = self.target, request.model
+        unusable = unusable_versions(target, model, loaded=before.versions, labelled=goal.desired.labels.values())
+        how = _Ways(routing=target.routing, warm_standby=target.standby_of(model), unusable=unusable)
+        if request.label is not None:
+            label, wanted = request.label, goal.desired.labels.get(request.label)
+            after = relabelled(before, label, wanted, **how)
+            return after, label_changes(before, {} if wanted is None else {label: wanted}, after, unusable)
+        named = request.to_revision is not None or request.to_version is not None
+        if not named and version == rollback_version(before, target.routing):
+            after = relabelled(before, CANARY, None, **how)
+            return after, label_changes(before, {}, after, unusable)
+        after = restored(before, goal.desired, **how)
+        return after, label_changes(before, goal.desired.labels, after, unusable)
 
     def _carry_out(self, plan: _Plan, place: LeasedTarget, *, dry_run: bool) -> tuple[int | None, str]:
         """Returns the current revision afterwards, and the outcome."""
+        for each in plan.labels:
+            if each.reason:
+                self.context.observer.warn(f"label {each}, since {plan.change.model}{each.reason}")
         if plan.after == plan.before:
             if not (dry_run or plan.down):
                 place.put_back(plan.change.model, plan.after)
@@ -147,11 +179,10 @@ class Rollback:
             "reason": request.reason,
             "timeout_s": request.timeout_s,
         }
-        return OperationRequest("rollback", subject, self.target.name, request.model, repeat)
-
-    def _class_while_down(self, version: VersionNumber, request: RollbackRequest) -> RolloutClass:
-        here = self.target.repository.is_local(request.model, version)
-        return RolloutClass.WARM if here else RolloutClass.COLD
+        # What one label was before is not known any more when others have acted since.
+        return OperationRequest(
+            "rollback", subject, self.target.name, request.model, {} if request.label is not None else repeat
+        )
 
     def _served(self, history: History) -> list[Revision]:
         served, model = history.newest(), history.model
@@ -190,6 +221,11 @@ class Rollback:
             goal = history.find(lambda each: rollback_version(each.desired, routing) == request.to_version)
             return goal, f"revision that served @{request.to_version}"
 
+        if request.label is not None:
+            current = history.newest()[0]
+            goal = history.find(lambda each: each.number < current.number)
+            return goal, f"revision before {current.number}"
+
         return self._last_known_good(history), "earlier revision that served another version"
 
     def _last_known_good(self, history: History) -> Revision | None:
@@ -208,10 +244,19 @@ class Rollback:
         change, previous = plan.change, plan.before.live(self.target.routing)
         was = "nothing" if previous is None else f"@{previous}"
         about = f", about {format_duration(plan.estimate_s)}" if plan.estimate_s is not None else ""
+        labels = map(str, plan.labels)
         self.context.observer.step(
             f"{change.model} on {self.target.name}:",
-            f"{was} -> @{change.version}, revision {change.restores}, {plan.rollout_class.value}{about}",
+            ", ".join(
+                (f"{was} -> @{change.version}, revision {change.restores}, {plan.rollout_class.value}{about}", *labels)
+            ),
         )
+
+
+class _Ways(TypedDict):
+    routing: Routing
+    warm_standby: int
+    unusable: Mapping[VersionNumber, str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,6 +268,7 @@ class _Plan:
     goal: Revision
     before: Desired
     after: Desired
+    labels: tuple[LabelChange, ...]
     rollout_class: RolloutClass
     estimate_s: float | None
     down: bool

@@ -123,13 +123,15 @@ class Rollout:
         place.running.enter(Phase.FETCH)
         before, after = place.fetch(change.model, before), place.fetch(change.model, after)
         place.check_config(change.model, together(before, after))
+        # In between only the labels of `before` need their versions.
+        place.check_config(change.model, after)
         evicted = self._evicted(change, before) if rollout_class is not RolloutClass.HOT else ()
         after = after.without(evicted)
         place.running.enter(Phase.RECORD)
         number = self._record_pending(change, before, after)
         evidence: dict[str, Any] = {"class": rollout_class.value, **change.evidence}
         try:
-            self._verify_bytes(change, rollout_class)
+            self._verify_bytes(change, before, after, rollout_class)
             self._let_go(change.model, before, evicted)
             self._load(change, before.without(evicted), after, evidence)
             self._switch(change, after, evidence)
@@ -161,7 +163,7 @@ class Rollout:
         place.check_config(change.model, after)
         place.running.enter(Phase.RECORD)
         number = self._record_pending(change, before, after)
-        self._verify_bytes(change, RolloutClass.WARM)
+        self._verify_bytes(change, before, after, RolloutClass.WARM)
         place.running.enter(Phase.FINISH)
         with place.lease.turn(timeout_s=CALL_TIMEOUT_S):
             evidence = {"server": place.condition().value, **change.evidence}
@@ -197,11 +199,13 @@ class Rollout:
         current = self.place.current(model)
         return current is not None and current.number == number
 
-    def _verify_bytes(self, change: Change, rollout_class: RolloutClass) -> None:
+    def _verify_bytes(self, change: Change, before: Desired, after: Desired, rollout_class: RolloutClass) -> None:
         # What is loaded already was verified when it was loaded, and an incident does not wait for hashing.
-        if rollout_class is RolloutClass.HOT:
-            return
-        self.target.repository.ensure_local(change.model, change.version, self.context.observer, rehash=True)
+        new = {*after.labels.values()} - {*before.versions} - {change.version}
+        if rollout_class is not RolloutClass.HOT:
+            new.add(change.version)
+        for version in sorted(new):
+            self.target.repository.ensure_local(change.model, version, self.context.observer, rehash=True)
 
     def _load(self, change: Change, before: Desired, after: Desired, evidence: dict[str, Any]) -> None:
         self.place.running.enter(Phase.LOAD)

@@ -10,7 +10,7 @@ from deployctl.domain.event import Actor
 from deployctl.domain.names import ModelName
 from deployctl.serving.lock import FileTargetLock
 from deployctl.system import SystemClock
-from tests.support.workspace import HALF_PLUS_THREE, HALF_PLUS_TWO, Workspace, ask, truncate
+from tests.support.workspace import HALF_PLUS_THREE, HALF_PLUS_TWO, HALF_PLUS_TWO_TF2, Workspace, ask, truncate
 
 pytestmark = [pytest.mark.tensorflow, pytest.mark.xdist_group("e2e-rollback")]
 
@@ -91,3 +91,78 @@ class TestAll:
 
         assert done.returncode == 7
         assert [ask(pair.rest(), model) for model in ("half", "third")] == [4.0, 3.0]
+
+
+@pytest.fixture
+def labelled(served: Workspace) -> Workspace:
+    """On a server that tests share, version 1 and then 2 of a new model serve; 3 is published."""
+    served.environment["MODEL"] = model = f"half{len(served.json('status')['targets'][0]['models'])}"
+    served.publish(model, HALF_PLUS_TWO, HALF_PLUS_THREE, HALF_PLUS_TWO_TF2)
+    served.ok("promote", f"{model}@1")
+    served.ok("promote", f"{model}@2")
+    return served
+
+
+class TestLabels:
+    def test_the_plan_and_the_outcome_name_each_label_that_moves_or_goes(self, labelled: Workspace) -> None:
+        model = labelled.environment["MODEL"]
+        labelled.ok("promote", f"{model}@2", "--label", "blue")
+        labelled.ok("promote", f"{model}@1")
+        labelled.ok("promote", f"{model}@1", "--label", "blue")
+        labelled.ok("promote", f"{model}@1", "--canary")
+
+        planned = labelled.run("rollback", model, "--to", "3", "--dry-run")
+        told = labelled.json("rollback", model, "--to", "3")
+
+        assert "blue @1 -> @2   canary @1 undone" in planned.stdout
+        assert "blue @1 -> @2, canary @1 undone" in planned.stderr
+        assert [(each["label"], each["before"], each["after"]) for each in told["labels"]] == [
+            ("blue", 1, 2),
+            ("canary", 1, None),
+        ]
+        assert ask(labelled.rest(), model, label="blue") == 4.0
+
+    def test_undoing_a_canary_is_told_as_that_alone(self, labelled: Workspace) -> None:
+        model = labelled.environment["MODEL"]
+        labelled.ok("promote", f"{model}@3", "--label", "shadow")
+        labelled.ok("promote", f"{model}@3", "--canary")
+
+        planned = labelled.ok("rollback", model, "--dry-run")
+        done = labelled.ok("rollback", model)
+
+        assert planned == f"{model}@2 would go on serving stable on local   canary @3 undone\n"
+        assert f"{model}@2 serves stable on local   canary @3 undone   revision " in done
+        assert ask(labelled.rest(), model, label="shadow") == 3.0
+
+    def test_quarantined_bytes_come_back_under_no_label(self, labelled: Workspace) -> None:
+        model = labelled.environment["MODEL"]
+        labelled.ok("promote", f"{model}@1")
+        labelled.ok("promote", f"{model}@2", "--label", "blue")
+        labelled.ok("promote", f"{model}@3", "--label", "blue")
+        labelled.ok("promote", f"{model}@3")
+        labelled.ok("quarantine", f"{model}@2", "-m", "wrong answers")
+
+        done = labelled.run("rollback", model, "--to", "4")
+        labelled.ok("quarantine", f"{model}@2", "--release", "-m", "other tests have the same bytes")
+
+        assert done.returncode == 0, done.stderr
+        assert f"label blue stays @3, since {model}@2: sha256:" in done.stderr
+        assert ask(labelled.rest(), model, label="blue") == 3.0
+        assert labelled.json("status", "--model", model)["targets"][0]["models"][0]["labels"] == {
+            "blue": 3,
+            "stable": 1,
+        }
+
+    def test_a_label_of_a_retired_version_keeps_no_rollback_from_working(self, labelled: Workspace) -> None:
+        model = labelled.environment["MODEL"]
+        labelled.ok("promote", f"{model}@3", "--canary")
+        labelled.ok("rollback", model)
+        labelled.ok("promote", f"{model}@1")
+        labelled.ok("retire", f"{model}@3")
+
+        done = labelled.run("rollback", model, "--to", "3")
+
+        assert done.returncode == 0, done.stderr
+        assert f"{model}@3: its directory is gone" in done.stderr
+        assert "canary not restored" in done.stdout
+        assert ask(labelled.rest(), model) == 4.0
