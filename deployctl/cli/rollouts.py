@@ -81,10 +81,11 @@ def promote(
     The target's gates judge it; exit 3 if one refuses. Then it is loaded and probed beside the old one, which is let
     go last. Exit 5 if it failed and the previous state was restored and verified, 6 if that failed too.
     """
+    from deployctl.bootstrap import opened
     from deployctl.domain.names import parse_label_name
     from deployctl.domain.reference import ByLabel, parse_reference
     from deployctl.operations.promote import Promote, PromoteRequest
-    from deployctl.operations.soak import Soak
+    from deployctl.operations.soak import Soak, SoakedPromote
     from deployctl.validation import Wishes, golden_prover, promotion_judge
 
     if no_wait:
@@ -103,14 +104,18 @@ def promote(
         )
         judge = promotion_judge(deployment, place.name, Wishes(allow_breaking=allow_breaking))
         soak_s = parse_duration(soak) if soak and not dry_run else 0.0
-        watch = Soak(place, deployment.context)
-        before = watch.counts(request.reference.model) if soak_s else None
         if "@" not in reference:
             _require_canary(place, request.reference.model)
         prove = golden_prover(deployment, place.name, request.reference.model)
-        promotion = Promote(place, deployment.context, judge, prove)(request)
-        if before is not None and promotion.outcome == "serving":
-            watch(promotion, before, soak_s)
+        operation = Promote(place, deployment.context, judge, prove)
+        if soak_s:
+            # Who watches goes back even where the database is away by then.
+            observer = deployment.context.observer
+            with opened(deployment.settings, observer, without_database=True) as watching:
+                soaking = Soak(patient(watching.target(place.name), lock_timeout), watching.context)
+                promotion = SoakedPromote(operation, soaking)(request, soak_s)
+        else:
+            promotion = operation(request)
     show_promotion(promotion, output)
 
 

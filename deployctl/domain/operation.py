@@ -33,6 +33,7 @@ class Phase(StrEnum):
     LOAD = "load"
     SWITCH = "switch"
     FINISH = "finish"
+    SOAK = "soak"
     RESTORE = "restore"
 
 

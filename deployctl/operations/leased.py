@@ -173,8 +173,8 @@ class LeasedTarget:
         for record in self.context.journal.operations():
             request = record.request
             ours = request.target == self.target.name and (None in (model, request.model) or request.model == model)
-            # One that runs and has not come further than to wait for the lock has left nothing.
-            waiting = record.state is OperationState.RUNNING and record.phase is Phase.LOCK
+            # One that runs and only waits for the lock, or watches what it has done, has left nothing.
+            waiting = record.state is OperationState.RUNNING and record.phase in {Phase.LOCK, Phase.SOAK}
             ended = record.state not in {OperationState.RUNNING, OperationState.INTERRUPTED}
             if ours and not waiting and not ended and record.id != self.context.operation:
                 yield record

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 
 from deployctl.domain.duration import format_duration
-from deployctl.domain.names import ModelName
+from deployctl.domain.names import CANARY, STABLE, LabelName, ModelName
+from deployctl.domain.operation import OperationRecord, OperationRequest, Phase
 from deployctl.domain.revision import Revision
-from deployctl.errors import DegradedError, DeployctlError, PreconditionError, RestoredError
+from deployctl.domain.serving import ServerCondition
+from deployctl.errors import DatabaseError, DegradedError, DeployctlError, PreconditionError, RestoredError, ServerError
+from deployctl.lineage.interface import OperationJournal, RunningOperation
 from deployctl.operations.context import Context
-from deployctl.operations.promote import Promotion
+from deployctl.operations.promote import Promote, PromoteRequest, Promotion
 from deployctl.operations.rollback import Rollback, RollbackRequest, RolledBack
 from deployctl.operations.target import Target
 from deployctl.serving.interface import RequestCounts
@@ -27,6 +32,65 @@ _LATENCY_MARGIN_S = 0.005
 _MOST = 0.5
 # How the reason of a rollback begins that nobody asked for.
 REASON = "soak: "
+
+
+@dataclass(frozen=True, slots=True)
+class SoakedPromote:
+    """Promotes, watches what was promoted, and is one operation that ends when both have.
+
+    Attributes:
+        soak: works under an operation of its own, as which it goes back.
+    """
+
+    promote: Promote
+    soak: Soak
+
+    def __call__(self, request: PromoteRequest, soak_s: float) -> Promotion:
+        """Returns when the version has served for `soak_s` seconds no worse than what served before it.
+
+        Raises:
+            ServerError: the server does not tell of its requests; nothing changed.
+            DeployctlError: see `Promote` and `Soak`.
+        """
+        before = self.soak.counts(request.reference.model)
+        with ExitStack() as ended:
+            journal = _Lasting(self.promote.context.journal, ended)
+            promote = replace(self.promote, context=replace(self.promote.context, journal=journal))
+            promotion = promote(request)
+            if promotion.outcome == "serving":
+                journal.enter(Phase.SOAK)
+                self.soak(promotion, before, soak_s)
+        return promotion
+
+
+class _Lasting(OperationJournal):
+    """A journal whose operation has not ended before `ended` is left, so that nobody waits for less."""
+
+    def __init__(self, journal: OperationJournal, ended: ExitStack) -> None:
+        self._journal = journal
+        self._ended = ended
+        self._running: RunningOperation | None = None
+
+    @contextmanager
+    def open(
+        self, operation: str, request: OperationRequest, actor: str, *, first: Phase = Phase.LOCK
+    ) -> Iterator[RunningOperation]:
+        self._running = self._ended.enter_context(self._journal.open(operation, request, actor, first=first))
+        yield self._running
+
+    def enter(self, phase: Phase) -> None:
+        """Writes that a phase of the operation begins."""
+        if self._running is not None:
+            self._running.enter(phase)
+
+    def operations(self) -> tuple[OperationRecord, ...]:
+        return self._journal.operations()
+
+    def operation(self, operation: str) -> OperationRecord:
+        return self._journal.operation(operation)
+
+    def settle(self, operation: str, *, by: str) -> None:
+        self._journal.settle(operation, by=by)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +123,7 @@ class Soak:
             RestoredError: it did worse, and the revision before it serves again.
             DegradedError: it did worse, and the revision before it could not be restored.
         """
-        start = self.counts(promotion.model)
+        start, seen = self._sample(promotion), RequestCounts()
         deadline = self.context.deadline(soak_s)
         while deadline.left_s() > 0:
             self.context.clock.pause(min(_SAMPLE_S, deadline.left_s()))
@@ -69,19 +133,47 @@ class Soak:
                     raise _restored(promotion, current.reason.removeprefix(REASON), current)
                 self.context.observer.warn(f"{promotion.model} was changed by somebody else; no longer watching")
                 return
-            seen = self.counts(promotion.model).since(start)
+            counted = self._sample(promotion)
+            if counted is None and self._is_stopped():
+                self.context.observer.warn(f"{self.target.name} was stopped by somebody else; no longer watching")
+                return
+            start = start or counted
+            if counted is None or start is None:
+                continue
+            seen = counted.since(start)
             problem = worse(before, seen)
             if problem is not None:
                 raise self._restore(promotion, problem)
-        seen = self.counts(promotion.model).since(start)
         words = f"{seen.total} requests, {seen.failed} failed" if seen.total else "nobody called"
         self.context.observer.step("soak", f"{format_duration(soak_s)}: {words}")
+
+    def _sample(self, promotion: Promotion) -> RequestCounts | None:
+        """Returns what the server has counted, None where that it does not tell says nothing of the version.
+
+        Raises:
+            RestoredError, DegradedError: the server is gone, and nobody has stopped it.
+        """
+        try:
+            return self.counts(promotion.model)
+        except ServerError as error:
+            # Whoever is changing the server, or has stopped it, knows.
+            if self.target.lock.leases() or self._is_stopped():
+                return None
+            if self.target.runtime.condition(timeout_s=_TIMEOUT_S) is ServerCondition.READY:
+                return None
+            raise self._restore(promotion, f"lost its server: {error}") from error
+
+    def _is_stopped(self) -> bool:
+        with suppress(DatabaseError):
+            return self.target.lineage.running(self.target.name) is False
+        return False
 
     def _restore(self, promotion: Promotion, problem: str) -> DeployctlError:
         name = f"{promotion.model}@{promotion.version}"
         self.context.observer.step("soak", f"{name} {problem}; going back")
+        back = None
         try:
-            take_back(self.target, self.context, promotion.model, promotion.revision, problem)
+            back = take_back(self.target, self.context, promotion.model, promotion.revision, problem)
         except PreconditionError as error:
             current = self.target.current(promotion.model)
             if current is None or not current.reason.startswith(REASON):
@@ -91,7 +183,7 @@ class Soak:
                 f"{name} {problem}, and what served before could not be restored: {error}",
                 hint=f"deployctl status {self.target.name}",
             )
-        return _restored(promotion, problem, self.target.current(promotion.model))
+        return _restored(promotion, problem, self.target.current(promotion.model), back)
 
 
 def take_back(
@@ -112,7 +204,9 @@ def take_back(
         PreconditionError: `revision` is not the current one any more.
         DeployctlError: see `Rollback`.
     """
-    request = RollbackRequest(model, reason=f"{REASON}{problem}", if_current=revision)
+    request = RollbackRequest(
+        model, reason=f"{REASON}{problem}", if_current=revision, label=_own_label(target.current(model))
+    )
     return Rollback(replace(target, soak_s=max(target.soak_s, soak_s)), context)(request)
 
 
@@ -122,13 +216,28 @@ def taken_back(target: Target, revision: Revision) -> bool:
     return any(each.number > revision.number and each.reason.startswith(REASON) for each in later)
 
 
-def _restored(promotion: Promotion, problem: str, back: Revision | None) -> RestoredError:
+def _own_label(revision: Revision | None) -> LabelName | None:
+    """Returns the label that a promotion moved, None where a rollback without words undoes that by itself."""
+    if revision is None:
+        return None
+    before = revision.before.labels
+    moved = {label for label, version in revision.desired.labels.items() if before.get(label) != version}
+    return None if moved & {STABLE, CANARY} else min(moved, default=None)
+
+
+def _restored(
+    promotion: Promotion, problem: str, revision: Revision | None, back: RolledBack | None = None
+) -> RestoredError:
     name = f"{promotion.model}@{promotion.version}"
-    version = back.desired.labels.get(promotion.label) if back else promotion.previous_version
-    return RestoredError(
-        f"{name} {problem}; @{version} was restored and verified",
-        hint=f"deployctl logs {promotion.target} --since 1m",
-    )
+    version = revision.desired.labels.get(promotion.label) if revision else promotion.previous_version
+    what = f"label {promotion.label}" if version is None else f"@{version}"
+    if back is not None and back.outcome == "recorded":
+        return RestoredError(
+            f"{name} {problem}; {what} {'is gone' if version is None else 'serves'} once the server is up",
+            hint=f"deployctl up {promotion.target}",
+        )
+    done = "was taken from it" if version is None else "was restored and verified"
+    return RestoredError(f"{name} {problem}; {what} {done}", hint=f"deployctl logs {promotion.target} --since 1m")
 
 
 def regression(before: RequestCounts, seen: RequestCounts) -> str | None:

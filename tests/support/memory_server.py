@@ -190,6 +190,8 @@ class InMemoryServer(ServingRuntime):
         return version, self.signatures.get((spec.model, version), {})
 
     def request_counts(self, *, timeout_s: float) -> Mapping[ModelName, RequestCounts]:
+        if self.lost or not self._running:
+            raise ServerUnavailableError(f"nothing answers at {ADDRESS}", hint="deployctl up")
         return {model: self.traffic(self.clock.seconds) for model in self._models}
 
     def predict(self, request: PredictionRequest, *, grpc: bool, timeout_s: float) -> Prediction:
