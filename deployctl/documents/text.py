@@ -17,7 +17,7 @@ def with_schema(noun: str, document: dict[str, Any]) -> dict[str, Any]:
 
 def as_text(noun: str, document: dict[str, Any], *, indent: int | None = None) -> str:
     """Returns `document`, with its schema, as JSON; times are RFC 3339 in UTC, infinities are texts."""
-    return json.dumps(finite(with_schema(noun, document)), default=_plain, indent=indent, allow_nan=False)
+    return json.dumps(finite(with_schema(noun, document), other=_plain), indent=indent, allow_nan=False)
 
 
 def _plain(value: Any) -> Any:
