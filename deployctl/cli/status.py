@@ -17,6 +17,7 @@ from deployctl.domain.revision import BREAK_GLASS
 from deployctl.errors import DegradedError, ModelNotFoundError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from datetime import datetime
 
     from deployctl.bootstrap import Deployment
@@ -103,9 +104,21 @@ def _write_notes(target: TargetStatus) -> None:
     for words in target.drift:
         write(f"{target.name}: {words}")
     for served in target.models:
-        drift = () if served.running else served.drift
-        for words in (*drift, *map(_owed_review, served.unreviewed)):
+        for words in _model_notes(served):
             write(f"{target.name}/{served.name}: {words}")
+
+
+def _model_notes(served: ModelOnTarget) -> Iterator[str]:
+    others = [f"{label} @{version}" for label, version in served.labels.items() if label not in (STABLE, CANARY)]
+    if others:
+        yield f"other labels: {', '.join(others)}"
+    if served.reason:
+        yield f"revision {served.revision}: {served.reason}"
+    for version, quarantine in served.quarantined.items():
+        yield f"@{version} serves, and {quarantine}"
+    if not served.running:
+        yield from served.drift
+    yield from map(_owed_review, served.unreviewed)
 
 
 def _status_rows(target: TargetStatus, now: datetime) -> list[tuple[str, ...]]:

@@ -198,6 +198,8 @@ def _list_versions(deployment: Deployment, model: Any, output: Output) -> None:
                 continue
             facts = [f"{name}={value:g}" for name, value in record.metrics.items()]
             facts += [f"{name}={value}" for name, value in record.tags.items()]
+            if deployment.lineage.quarantine(record.digest) is not None:
+                facts.insert(0, "in quarantine")
             digest = short_digest(record.digest)
             published = short_time(record.published_at)
             rows_text.append(
@@ -215,7 +217,8 @@ def show(
     """Show a version's origin, size and signatures."""
     with session(context).open() as deployment:
         detail = detail_of(deployment, reference, target)
-    manifest = detail.manifest
+        manifest = detail.manifest
+        held = deployment.lineage.quarantine(manifest.digest) if manifest and output is Output.TABLE else None
     if output is Output.JSON:
         write_json("version", version_document(detail))
         return
@@ -229,6 +232,7 @@ def show(
         provenance = manifest.provenance
         facts = {
             "digest": manifest.digest,
+            "quarantine": f"by {held.actor}: {held.reason}" if held else "",
             "size": f"{size(manifest.size_bytes)} in {len(manifest.files)} files",
             "published": f"{short_time(manifest.published_at)} by {manifest.published_by}",
             "source": provenance.source,

@@ -8,16 +8,16 @@ from datetime import datetime
 
 from deployctl.domain.clock import Observer
 from deployctl.domain.event import Actor
-from deployctl.domain.hold import Freeze
+from deployctl.domain.hold import Freeze, Quarantine
 from deployctl.domain.names import LabelName, ModelName, TargetName, VersionNumber
 from deployctl.domain.operation import OperationRecord, OperationState
-from deployctl.domain.revision import Revision
+from deployctl.domain.revision import Desired, Revision
 from deployctl.domain.serving import Endpoints, ServerCondition, VersionState, VersionStatus
 from deployctl.domain.transition import rollback_version
 from deployctl.errors import DeployctlError
 from deployctl.operations.context import Context
 from deployctl.operations.drift import file_drift, model_drift
-from deployctl.operations.holds import unreviewed
+from deployctl.operations.holds import quarantine_of, unreviewed
 from deployctl.operations.known_good import History, known_good
 from deployctl.operations.rollback import estimate
 from deployctl.operations.rollout import RolloutClass
@@ -48,6 +48,7 @@ class ModelOnTarget:
         running: the operation that is changing it now, None without one.
         unreviewed: changes made past a freeze or a gate that nobody has reviewed, newest first.
         changed: versions that serve and whose files are not what their manifests say, where that was looked at.
+        quarantined: why versions that clients reach are not to be served; they go on until they are rolled back.
     """
 
     name: ModelName
@@ -65,6 +66,7 @@ class ModelOnTarget:
     running: OperationRecord | None
     unreviewed: tuple[Revision, ...]
     changed: tuple[VersionNumber, ...] = ()
+    quarantined: Mapping[VersionNumber, Quarantine] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,7 +207,18 @@ def _on_target(
         interrupted=interrupted,
         running=running,
         unreviewed=unreviewed(target.lineage, target.name, revision.model),
+        quarantined=_quarantined(target, revision.model, desired),
     )
+
+
+def _quarantined(target: Target, model: ModelName, desired: Desired) -> dict[VersionNumber, Quarantine]:
+    live = desired.live(target.routing)
+    found = {}
+    for version in sorted({*desired.labels.values(), *(() if live is None else (live,))}):
+        quarantine = quarantine_of(target.repository, target.lineage, model, version)
+        if quarantine is not None:
+            found[version] = quarantine
+    return found
 
 
 def _drift(target: Target, revision: Revision, statuses: tuple[VersionStatus, ...]) -> tuple[str, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 import shutil
 from pathlib import Path
@@ -243,8 +244,16 @@ def test_holds_gates_and_files_act_alike_wherever_the_command_runs(
     served.ok("promote", "held@2", "--label", "canary", "--break-glass", "T-1", "-m", "now")
     served.ok("review", "held", "-m", "seen")
     served.ok("unfreeze", "--model", "held")
-    served.ok("rollback", "held")
+    served.ok("promote", "held@1", "--label", "blue", "-m", "for the blue ones")
     served.ok("quarantine", "held@2", "-m", "bad")
+    shown = served.ok("status", "--model", "held")
+    assert "local/held: other labels: blue @1" in shown
+    assert ": for the blue ones" in shown
+    assert re.search(r"local/held: @2 serves, and sha256:.* is quarantined by .*: bad", shown)
+    assert [line for line in served.ok("versions", "held").splitlines() if "in quarantine" in line][0].startswith("@2 ")
+    assert re.search(r"quarantine .*: bad", served.ok("show", "held@2"))
+    assert "quarantine" not in served.ok("show", "held@1")
+    served.ok("rollback", "held@1")
     refused = served.fails(3, "promote", "held@2", hint="deployctl quarantine held@2 --release -m")
     assert "quarantined" in refused
     served.ok(*shlex.split(refused.partition("hint:")[2])[1:])
