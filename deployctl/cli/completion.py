@@ -7,7 +7,7 @@ for, give up on a busy database or a slow daemon at once, and offer nothing rath
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -54,6 +54,25 @@ def models(context: typer.Context, incomplete: str) -> list[str]:
 
 def references(context: typer.Context, incomplete: str) -> list[str]:
     """Offers models, and after `MODEL@`, or for the only model, its labels and versions, newest first."""
+    return _selected(context, incomplete, lambda source, model: ["latest", *source.labels(model)])
+
+
+def numbered(context: typer.Context, incomplete: str) -> list[str]:
+    """As `references`, with versions alone: to what served before, no label points."""
+    return _selected(context, incomplete, lambda source, model: [])
+
+
+def labels(context: typer.Context, incomplete: str) -> list[str]:
+    """Offers the labels of the model that the line names."""
+    # The parser stops at an option that has no value yet, and leaves what came before it as it was typed.
+    words = [str(context.params.get("reference") or ""), *context.args]
+    model = next((word for word in words if word), "").partition("@")[0]
+    source = _offers(context) if model else None
+    return [name for name in source.labels(model) if name.startswith(incomplete)] if source else []
+
+
+def _selected(context: typer.Context, incomplete: str, words: Callable[[Offers, str], Sequence[str]]) -> list[str]:
+    """Offers models, and after `MODEL@`, or for the only model, its `words` and versions, newest first."""
     model, at, selector = incomplete.partition("@")
     if not at:
         names = models(context, model)
@@ -64,7 +83,7 @@ def references(context: typer.Context, incomplete: str) -> list[str]:
     if source is None:
         return []
     versions = sorted(source.versions(model), key=int, reverse=True)[:_MOST]
-    offers = ["latest", *source.labels(model), *versions]
+    offers = [*words(source, model), *versions]
     return [f"{model}@{offer}" for offer in offers if offer.startswith(selector)]
 
 

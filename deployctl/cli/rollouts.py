@@ -26,7 +26,7 @@ from deployctl.cli.render import short_time, write, write_json, write_table
 from deployctl.cli.rollback_reports import show_check, show_rollback
 from deployctl.documents.rollouts import event_document, promotion_document
 from deployctl.domain.duration import format_duration, parse_duration
-from deployctl.domain.names import CANARY
+from deployctl.domain.names import CANARY, STABLE
 from deployctl.errors import InvalidReferenceError, ModelNotFoundError, UsageError
 
 if TYPE_CHECKING:
@@ -54,7 +54,9 @@ def promote(
         ),
     ],
     target: TargetOption = None,
-    label: Annotated[str, typer.Option(help="The label that moves.")] = "stable",
+    label: Annotated[
+        str | None, typer.Option(help="The label that moves; default: stable.", autocompletion=completion.labels)
+    ] = None,
     canary: Annotated[
         bool, typer.Option("--canary", help="Move only `canary`; promoting again finishes, a rollback undoes.")
     ] = False,
@@ -88,6 +90,8 @@ def promote(
     from deployctl.operations.soak import Soak, SoakedPromote
     from deployctl.validation import Wishes, golden_prover, promotion_judge
 
+    if canary and label not in (None, CANARY):
+        raise UsageError(f"--canary moves the label canary and --label {label} another: give one of them")
     if no_wait:
         begin(context, output)
         return
@@ -95,7 +99,7 @@ def promote(
         place = patient(deployment.target(target), lock_timeout)
         request = PromoteRequest(
             reference=parse_reference(reference, default=ByLabel(CANARY)),
-            label=CANARY if canary else parse_label_name(label),
+            label=CANARY if canary else parse_label_name(label or STABLE),
             reason=reason,
             if_current=if_current,
             timeout_s=_load_timeout(deployment, place.name, timeout),
@@ -155,7 +159,7 @@ def rollback(
         typer.Argument(
             metavar="MODEL[@VERSION]",
             help="Model; with @VERSION, to the newest revision that served it. Default: the last known good.",
-            autocompletion=completion.references,
+            autocompletion=completion.numbered,
         ),
     ] = None,
     target: TargetOption = None,

@@ -44,6 +44,7 @@ def with_model(served_either_way: Workspace) -> Workspace:
         (9, "rollback half@2"),
         (2, "rollback half@stable"),
         (2, "rollback half@1 --to 1"),
+        (2, "promote half@1 --canary --label foo"),
         (9, "show half@9"),
         (9, "show nothing"),
         (9, "diff half@1 half@9"),

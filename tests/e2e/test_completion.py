@@ -79,7 +79,19 @@ def test_bash_is_offered_models_versions_labels_and_targets(shelf: Workspace) ->
 
 
 def test_one_model_that_fits_is_offered_with_its_versions(shelf: Workspace) -> None:
-    assert bash(shelf, "rollback", "oth") == ["other@latest", "other@1"]
+    assert bash(shelf, "promote", "oth") == ["other@latest", "other@1"]
+
+
+def test_a_rollback_is_offered_versions_alone_since_it_takes_nothing_else(shelf: Workspace) -> None:
+    assert bash(shelf, "rollback", "oth") == ["other@1"]
+    assert bash(shelf, "rollback", "half", "@") == ["@2", "@1"]
+
+
+def test_the_labels_of_the_model_are_offered(shelf: Workspace) -> None:
+    assert bash(shelf, "promote", "half", "@", "1", "--label", "") == ["canary", "stable"]
+    assert bash(shelf, "promote", "half", "@", "1", "--label", "c") == ["canary"]
+    assert bash(shelf, "promote", "other", "@", "1", "--label", "") == []
+    assert bash(shelf, "promote", "--label", "") == []
 
 
 def test_zsh_and_fish_are_offered_the_same(shelf: Workspace) -> None:
