@@ -65,6 +65,7 @@
         ├── DatabaseError
         │   ├── SchemaOutdatedError
         │   ├── SchemaTooNewError
+        │   ├── LineageLostError
         │   ├── DatabaseBusyError
         │   └── DatabaseCorruptError
         └── ServerError

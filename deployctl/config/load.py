@@ -90,7 +90,7 @@ def load(
     if found is None:
         raise SettingsError(f"there is no {FILE_NAME} here, in the user's settings or in /etc", hint="deployctl init")
     values, origins = _defaults()
-    for layer in (_from_file(found), _from_environment(environment, found), _from_flags(flags, found)):
+    for layer in (_from_file(found), _from_environment(environment, found), _from_flags(flags)):
         for key, value, origin in layer:
             values[key], origins[key] = value, origin
             _add_defaults(key, values, origins)
@@ -195,25 +195,12 @@ def _variable(key: str) -> str:
     return ENVIRONMENT_PREFIX + key.replace(".", "_").replace("-", "_").upper()
 
 
-def _from_flags(flags: Sequence[str], path: Path) -> Iterator[tuple[str, Any, str]]:
-    document = _parse(path) if flags else {}
+def _from_flags(flags: Sequence[str]) -> Iterator[tuple[str, Any, str]]:
     for flag in flags:
         key, equals, text = flag.partition("=")
         if not equals:
             raise SettingsError(f"--set {flag!r} is not KEY=VALUE", hint="deployctl config show")
-        value = from_text(key, text, "--set")
-        _check_table_exists(key, document, path)
-        yield key, value, "flag --set"
-
-
-def _check_table_exists(key: str, document: Mapping[str, Any], path: Path) -> None:
-    """Raises SettingsError where `key` is of a table by name that the file does not have: a slip, most likely."""
-    section, _, rest = key.partition(".")
-    name = rest.partition(".")[0]
-    if section in NAMED and name not in document.get(section, {}):
-        raise SettingsError(
-            f"{path} has no [{section}.{name}] that --set {key} could change", hint="deployctl config show"
-        )
+        yield key, from_text(key, text, "--set"), "flag --set"
 
 
 def _build(values: Mapping[str, Any], root: Path) -> Settings:

@@ -5,19 +5,16 @@ Whatever TensorFlow prints goes to stderr, so that stdout holds the answer alone
 
 from __future__ import annotations
 
-import ctypes
 import importlib
 import json
 import os
-import signal
 import sys
 import traceback
 from typing import Any
 
 from deployctl.errors import DeployctlError
+from deployctl.modelserver.parent import end_with_parent
 
-# prctl(2)
-_PR_SET_PDEATHSIG = 1
 _LARGEST_MESSAGE = 600
 # Each verb's module has a function `run(request) -> answer`.
 _VERBS = {
@@ -29,7 +26,7 @@ _VERBS = {
 
 def main() -> int:
     """Answers the request and returns the exit status."""
-    _die_with_the_parent()
+    end_with_parent(sys.argv[1:])
     stdout = os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="utf-8")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
     with stdout:
@@ -56,15 +53,6 @@ def answer(request: dict[str, Any]) -> dict[str, Any]:
     except Exception as error:  # noqa: BLE001
         traceback.print_exc()
         return _error("failed", _sentence(error), None)
-
-
-def _die_with_the_parent() -> None:
-    """Has the kernel end this process when the one that waits for its answer is killed."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    # It may have been killed before that, and its request may be in the pipe: nobody waits for the answer then.
-    if sys.argv[1:] and os.getppid() != int(sys.argv[1]):
-        sys.exit("the process that asked has ended")
 
 
 def _error(kind: str, message: str, hint: str | None) -> dict[str, Any]:
