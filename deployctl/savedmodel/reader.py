@@ -89,7 +89,7 @@ def _saved_model_file(path: Path) -> Path:
             raise UnreadableExportError(str(file), "is not a regular file", hint=f"ls -ld {file}")
         return file
     if not path.exists():
-        raise NotASavedModelError(str(path), "does not exist", hint=f"ls -ld {path.parent}")
+        raise NotASavedModelError(str(path), "does not exist", hint=f"ls -ld {path}")
     raise NotASavedModelError(str(path), f"holds neither {_BINARY} nor {_TEXT}", hint=f"ls -l {path}")
 
 
