@@ -192,6 +192,7 @@ class Workspace:
             "LANG": "C.UTF-8",
             "PYTHONUNBUFFERED": "1",
             "COLUMNS": "120",
+            "TMPDIR": tempfile.gettempdir(),
         }
 
     def stop_servers(self) -> None:
